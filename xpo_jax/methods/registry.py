@@ -1,0 +1,281 @@
+"""The only list of methods. A file in this folder registers itself."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import math
+import pkgutil
+import typing
+from typing import Any, Literal
+
+from xpo_jax.errors import usage_error
+from xpo_jax.types import Feedback, LossInputs, LossOutput
+
+# What the trio can compute or carry; see types.LossInputs. The two extra names
+# are no fields: "noise" asks for a key, "mismatched_completion" asks the data
+# for another prompt's completion at index 1 (KTO's z0).
+NEEDS = frozenset(
+  (
+    "reference_logps sampler_logps old_values advantages token_feedback values "
+    "scores token_scores token_kl:forward token_kl:reverse token_kl:js entropy "
+    "log_collision contrast_logps noise mismatched_completion"
+  ).split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+  """The 13 axes of arXiv 2407.16216 (methods.md, section 17)."""
+
+  reward_model: Literal["explicit", "implicit", "likelihood", "direct"]
+  reward_form: Literal["pointwise", "preference", "none"]
+  reward_level: Literal["response", "token"]
+  negative: Literal["both", "negative", "positive", "scalar"]
+  feedback: Literal["preference", "binary", "scalar", "ranks", "demonstration"]
+  arrangement: Literal["pair", "list", "one"]
+  labeler: Literal["human", "ai", "both"]
+  reference: Literal["yes", "no", "optional"]
+  length_control: bool
+  divergence: str
+  policy: Literal["on", "off", "mixed"]
+  iteration: Literal["offline", "iterative"]
+  sft: Literal["separate", "merged", "parallel"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+  """A range check on one keyword, with the words for the error."""
+
+  holds: Callable[[Any], bool]
+  text: str
+
+
+POSITIVE = Limit(lambda v: v > 0, "must be > 0")
+NONNEGATIVE = Limit(lambda v: v >= 0, "must be >= 0")
+SMOOTHING = Limit(lambda v: 0 <= v < 0.5, "must be in [0, 0.5)")
+UNIT = Limit(lambda v: 0 <= v <= 1, "must be in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A registered loss and everything the rest of the house asks about it."""
+
+  id: str
+  loss: Callable[..., LossOutput]
+  paper: str
+  completions: tuple[int, int | None]  # inclusive range of K
+  feedback: frozenset[Feedback]
+  survey: Survey
+  needs_of: Callable[[Any], frozenset[str]]
+  couples: Callable[[Any], bool]
+  limits: Mapping[str, Limit]
+  prepare: Callable[..., LossInputs] | None
+  init_state: Callable[..., Any] | None
+
+  @functools.cached_property
+  def keywords(self) -> dict[str, Any]:
+    """Keyword -> default, read from the loss's signature."""
+    return {
+      name: p.default
+      for name, p in inspect.signature(self.loss).parameters.items()
+      if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+  @property
+  def trains_reward(self) -> bool:
+    """True for reward models: they need no vocabulary head."""
+    return bool({"scores", "token_scores"} & self.needs({}))
+
+  def settings(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults overridden by `keywords`, checked.
+
+    Raises:
+      XpoError: unknown keyword, wrong type, or a value out of range.
+    """
+    for name in keywords:
+      if name not in self.keywords:
+        near = difflib.get_close_matches(name, self.keywords, 1)
+        hint = (
+          f"did you mean {near[0]!r}?"
+          if near
+          else (f"{self.id} takes {', '.join(self.keywords) or 'no keywords'}")
+        )
+        raise usage_error(
+          f"method.{name}: {self.id} has no such keyword; {hint}"
+        )
+    settings = {**self.keywords, **keywords}
+    hints = typing.get_type_hints(self.loss)
+    for name, value in settings.items():
+      _check_type(self.id, name, value, hints[name])
+      limit = self.limits.get(name)
+      if limit is not None and value is not None and not limit.holds(value):
+        raise usage_error(f"method.{name}={value} of {self.id} {limit.text}")
+    return settings
+
+  def needs(self, keywords: Mapping[str, Any]) -> frozenset[str]:
+    """What LossInputs must hold under these keywords."""
+    h = type("Settings", (), {**self.keywords, **keywords})
+    return frozenset(self.needs_of(h))
+
+  def couples_batch(self, keywords: Mapping[str, Any]) -> bool:
+    """True if a prompt's loss depends on other prompts."""
+    return self.couples(type("Settings", (), {**self.keywords, **keywords}))
+
+  def check(self, x: LossInputs, keywords: Mapping[str, Any]) -> None:
+    """One-line errors for a wrong K, feedback kind or missing input."""
+    low, high = self.completions
+    k = x.completion_mask.shape[1]
+    if k < low or (high is not None and k > high):
+      want = f"{low}" if low == high else f"{low} to {high or 'any'}"
+      raise usage_error(
+        f"{self.id} takes K = {want} completions a prompt, the batch has {k}; "
+        "choose data of that shape or another method"
+      )
+    if x.feedback_kind not in self.feedback:
+      kinds = ", ".join(sorted(f.name for f in self.feedback))
+      raise usage_error(
+        f"{self.id} learns from {kinds} feedback, the batch carries "
+        f"{x.feedback_kind.name}; convert the data or change the method"
+      )
+    for need in sorted(self.needs(keywords)):
+      field = need.split(":")[0]
+      if field != "mismatched_completion" and getattr(x, field) is None:
+        raise usage_error(
+          f"{self.id} needs {field} and the batch has none; "
+          f"fill LossInputs.{field} (the trio does so from the config)"
+        )
+    for field in ("reference_logps",):
+      unused = field not in self.needs(keywords)
+      if unused and getattr(x, field) is not None:
+        raise usage_error(
+          f"{self.id} uses no {field} with these keywords, but one is given; "
+          "remove the reference"
+        )
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register(
+  *,
+  paper: str,
+  completions: int | tuple[int, int | None],
+  feedback: set[Feedback],
+  survey: Survey,
+  needs: frozenset[str] | set[str] | Callable[[Any], Any] = frozenset(),
+  couples_batch: bool | Callable[[Any], bool] = False,
+  limits: Mapping[str, Limit] | None = None,
+  prepare: Callable[..., LossInputs] | None = None,
+  init_state: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., LossOutput]], Callable[..., LossOutput]]:
+  """Registers a loss under its function's name.
+
+  Args:
+    paper: URL.
+    completions: K, or an inclusive range (low, high or None).
+    feedback: kinds that the loss understands.
+    survey: the 13 axes.
+    needs: names out of NEEDS, or a function of the settings (attributes).
+    couples_batch: a prompt's loss depends on the other prompts of the batch.
+    limits: keyword -> Limit.
+    prepare: for policy gradients, run once a rollout on frozen numbers.
+    init_state: () -> the method's running statistics.
+  """
+  span = (
+    (completions, completions)
+    if isinstance(completions, int)
+    else (completions)
+  )
+
+  def add(loss):
+    name = loss.__name__
+    if name in _METHODS:
+      raise ValueError(f"method {name!r} is registered twice")
+    method = Method(
+      id=name,
+      loss=_checked(name, loss),
+      paper=paper,
+      completions=span,
+      feedback=frozenset(feedback),
+      survey=survey,
+      needs_of=needs if callable(needs) else lambda h: needs,
+      couples=couples_batch
+      if callable(couples_batch)
+      else (lambda h: couples_batch),
+      limits=dict(limits or {}),
+      prepare=prepare,
+      init_state=init_state,
+    )
+    unknown = set(method.needs({})) - NEEDS
+    if unknown:
+      raise ValueError(f"{name}: unknown needs {sorted(unknown)}")
+    _METHODS[name] = method
+    return loss
+
+  return add
+
+
+def get(name: str) -> Method:
+  """The method of that id.
+
+  Raises:
+    XpoError: no such method; the nearest name is suggested.
+  """
+  _load()
+  if name not in _METHODS:
+    near = difflib.get_close_matches(str(name), _METHODS, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise usage_error(
+      f"method.name={name!r} is no method; {hint}known: {', '.join(names())}"
+    )
+  return _METHODS[name]
+
+
+def names() -> list[str]:
+  """All registered ids, sorted."""
+  _load()
+  return sorted(_METHODS)
+
+
+@functools.cache
+def _load() -> None:
+  package = importlib.import_module("xpo_jax.methods")
+  for module in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f"xpo_jax.methods.{module.name}")
+
+
+def _checked(name, loss):
+  @functools.wraps(loss)
+  def checked(x: LossInputs, **keywords) -> LossOutput:
+    method = _METHODS[name]
+    settings = method.settings(keywords)
+    method.check(x, settings)
+    return loss(x, **settings)
+
+  return checked
+
+
+def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
+  where = f"method.{name}={value!r} of {method}"
+  options = typing.get_args(hint)
+  if typing.get_origin(hint) is Literal:
+    if value not in options:
+      raise usage_error(
+        f"{where}: choose one of {', '.join(map(str, options))}"
+      )
+    return
+  if value is None and type(None) in options:
+    return
+  if bool in (hint, *options):
+    if not isinstance(value, bool):
+      raise usage_error(f"{where} must be True or False")
+    return
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise usage_error(f"{where} must be a number")
+  if int in (hint, *options) and not float(value).is_integer():
+    raise usage_error(f"{where} must be an integer")
+  if not math.isfinite(value) and value != math.inf:
+    raise usage_error(f"{where} must be a number, not {value}")

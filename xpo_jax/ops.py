@@ -1,0 +1,134 @@
+"""Masked sums and the scalar maths that several losses share.
+
+Every reduction replaces masked entries by 0 with `where` first, so that -inf or
+NaN in padding cannot leak. Dtypes: what comes in, never below float32.
+"""
+
+import chex
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from xpo_jax.types import Array, LossOutput
+
+EXPONENT_LIMIT = 20.0  # importance, k3 and sequence ratios
+WIDE_EXPONENT_LIMIT = 80.0  # gpo, f_dpo, discopop
+
+
+def at_least_f32(x: Array) -> Array:
+  """bfloat16 and float16 become float32; float32 and float64 stay."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def frozen(x: Array) -> Array:
+  """A constant for the gradient, in float32 or better."""
+  return lax.stop_gradient(at_least_f32(x))
+
+
+def masked_sum(
+  x: Array, mask: Array, axis: int | tuple[int, ...] = -1
+) -> Array:
+  """Sum over `axis` of the entries where mask is True."""
+  chex.assert_equal_shape([x, mask])
+  return jnp.sum(jnp.where(mask, at_least_f32(x), 0.0), axis=axis)
+
+
+def sequence_sum(x: Array, mask: Array) -> Array:
+  """[B, K, T] -> [B, K]: sum over the completion's tokens."""
+  return masked_sum(x, mask, axis=-1)
+
+
+def sequence_length(mask: Array, dtype=jnp.float32) -> Array:
+  """[B, K, T] -> [B, K]: max(1, number of completion tokens)."""
+  return jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(dtype)
+
+
+def sequence_mean(x: Array, mask: Array) -> Array:
+  """[B, K, T] -> [B, K]: mean over the completion's tokens; 0 if empty."""
+  total = sequence_sum(x, mask)
+  return total / sequence_length(mask, total.dtype)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+  """Mean over all axes where mask is True; 0 for an empty mask."""
+  x = at_least_f32(x)
+  total = jnp.sum(jnp.where(mask, x, 0.0))
+  return total / jnp.maximum(jnp.sum(mask), 1).astype(x.dtype)
+
+
+def logratio(logps: Array, reference_logps: Array, mask: Array) -> Array:
+  """Sequence log-ratio u = S_policy - S_reference, [B, K]."""
+  return sequence_sum(at_least_f32(logps) - frozen(reference_logps), mask)
+
+
+def clipped_exp(x: Array, limit: float = EXPONENT_LIMIT) -> Array:
+  """exp(clip(x, -limit, limit)): finite value and gradient everywhere."""
+  return jnp.exp(jnp.clip(x, -limit, limit))
+
+
+def log1mexp(a: Array) -> Array:
+  """log(1 - exp(a)) for a < 0; finite gradients on both branches."""
+  near = a > -jnp.log(2.0).astype(a.dtype)
+  a_near = jnp.where(near, a, -0.5)
+  a_far = jnp.where(near, -1.0, a)
+  return jnp.where(
+    near, jnp.log(-jnp.expm1(a_near)), jnp.log1p(-jnp.exp(a_far))
+  )
+
+
+def softplus(x: Array) -> Array:
+  """log(1 + exp(x)) = -log sigmoid(-x)."""
+  return jax.nn.softplus(x)
+
+
+def preference_probability(feedback: Array, kind_is_probability: bool) -> Array:
+  """[B, 2] -> [B]: P(index 0 wins); 1 for ORDER feedback."""
+  if kind_is_probability:
+    return frozen(feedback[:, 0])
+  return jnp.ones_like(feedback[:, 0])
+
+
+def pair_metrics(rewards: Array, logps: Array, mask: Array) -> dict[str, Array]:
+  """The metrics of every pair loss; all [B], no gradient.
+
+  Args:
+    rewards: [B, 2] implicit (or explicit) rewards, chosen first.
+    logps: [B, 2, T] policy log-probs.
+    mask: bool [B, 2, T].
+  """
+  sums = lax.stop_gradient(sequence_sum(logps, mask))
+  return reward_metrics(rewards) | {
+    "logps/chosen": sums[:, 0],
+    "logps/rejected": sums[:, 1],
+  }
+
+
+def reward_metrics(rewards: Array) -> dict[str, Array]:
+  """Chosen, rejected, margin and strict accuracy of rewards [B, 2]."""
+  rewards = lax.stop_gradient(rewards)
+  chosen, rejected = rewards[:, 0], rewards[:, 1]
+  return {
+    "rewards/chosen": chosen,
+    "rewards/rejected": rejected,
+    "rewards/margin": chosen - rejected,
+    "rewards/accuracy": (chosen > rejected).astype(rewards.dtype),
+  }
+
+
+def class_mean(x: Array, member: Array, live: Array) -> Array:
+  """[B] whose mean over `live` prompts is the mean of x over `member`."""
+  share = jnp.sum(live) / jnp.maximum(jnp.sum(member), 1)
+  return jnp.where(member, x, 0.0) * share.astype(x.dtype)
+
+
+def per_prompt(
+  loss: Array, weight: Array, metrics: dict[str, Array]
+) -> LossOutput:
+  """One loss a prompt: weights multiply numerators only (methods.md, note 3).
+
+  A prompt of weight 0 (an empty slot) leaves numerator and denominator.
+  """
+  live = weight > 0
+  return LossOutput(
+    jnp.where(live, loss * weight, 0.0), live.astype(loss.dtype), metrics
+  )
