@@ -1,0 +1,238 @@
+"""The jitted train and evaluation steps, with exact microbatches.
+
+A batch has a leading microbatch axis n on every array. Methods that are
+additive over prompts accumulate numerators, denominators and gradients of the
+numerator, and divide once. Methods that couple the batch (or have further terms
+with their own denominators) take two passes: all microbatches are scored
+without gradient, the loss and its cotangents are taken on the global
+LossInputs, and each microbatch is then run backward with its cotangent. So
+1 x 32 = 4 x 8 = 8 devices for every method.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from xpo_jax import trio
+from xpo_jax.methods.registry import Method
+from xpo_jax.models.model import Model
+from xpo_jax.types import (
+  LIVE_INPUTS,
+  Array,
+  Batch,
+  LossInputs,
+  LossOutput,
+  PyTree,
+  TrainState,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A method with its settings, over one model."""
+
+  model: Model
+  method: Method
+  settings: dict
+
+  @property
+  def two_pass(self) -> bool:
+    couples = self.method.couples_batch(self.settings)
+    draws = "noise" in self.method.needs(self.settings)
+    return couples or draws or self.method.init_state is not None
+
+  def score(self, params, frozen, batch, train) -> LossInputs:
+    return trio.score(
+      self.model,
+      self.method,
+      self.settings,
+      params,
+      frozen,
+      batch,
+      train=train,
+    )
+
+  def loss(self, x: LossInputs) -> LossOutput:
+    return self.method.loss(x, **self.settings)
+
+
+def total(output: LossOutput) -> Array:
+  """sum(loss) / sum(weight) plus the terms: what is reported and minimised."""
+  value = jnp.sum(output.loss) / jnp.maximum(jnp.sum(output.weight), 1e-8)
+  for numerator, denominator in output.terms.values():
+    value += jnp.sum(numerator) / jnp.maximum(jnp.sum(denominator), 1e-8)
+  return value
+
+
+def metric_sums(output: LossOutput, weight: Array) -> dict[str, Array]:
+  """Sums over prompts of weight > 0."""
+  live = weight > 0
+  return {
+    k: jnp.sum(jnp.where(live, v, 0.0)) for k, v in output.metrics.items()
+  }
+
+
+def flatten(x: LossInputs) -> LossInputs:
+  """[n, b, ...] -> [n * b, ...], the batch's prompt order."""
+  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), x)
+
+
+def _live(x: LossInputs) -> dict[str, Array]:
+  named = {name: getattr(x, name) for name in LIVE_INPUTS}
+  return {name: v for name, v in named.items() if v is not None}
+
+
+def _one_pass(objective, params, frozen, batches):
+  """Accumulates over microbatches: (gradient of numerators, sums)."""
+
+  def numerator(params, batch):
+    x = objective.score(params, frozen, batch, True)
+    output = objective.loss(x)
+    sums = {
+      "loss": jnp.sum(output.loss),
+      "weight": jnp.sum(output.weight),
+      "prompts": jnp.sum(x.weight > 0).astype(jnp.float32),
+      "metrics": metric_sums(output, x.weight),
+    }
+    return sums["loss"], sums
+
+  def add(carry, batch):
+    grads, sums = jax.grad(numerator, has_aux=True)(params, batch)
+    return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+  first = jax.tree.map(lambda a: a[0], batches)
+  shapes = jax.eval_shape(jax.grad(numerator, has_aux=True), params, first)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  (grads, sums), _ = lax.scan(add, zeros, batches)
+  weight = jnp.maximum(sums["weight"], 1e-8)
+  prompts = jnp.maximum(sums["prompts"], 1.0)
+  metrics = {k: v / prompts for k, v in sums["metrics"].items()}
+  grads = jax.tree.map(lambda g: g / weight, grads)
+  return grads, sums["loss"] / weight, metrics, None
+
+
+def _two_pass(objective, params, frozen, batches, method_state, key):
+  """Global loss and cotangents first, then each microbatch's backward."""
+  score = lambda p, batch: objective.score(p, frozen, batch, True)
+  _, inputs = lax.scan(
+    lambda _, batch: (None, score(params, batch)), None, batches
+  )
+  count = inputs.completion_mask.shape[0]
+  x = flatten(inputs).replace(state=method_state)
+  if "noise" in objective.method.needs(objective.settings):
+    x = x.replace(noise=key)
+
+  def whole(live):
+    output = objective.loss(x.replace(**live))
+    return total(output), output
+
+  cotangents, output = jax.grad(whole, has_aux=True)(_live(x))
+  split = lambda a: a.reshape(count, -1, *a.shape[1:])
+
+  def back(grads, xs):
+    batch, cotangent = xs
+    _, pull = jax.vjp(lambda p: _live(score(p, batch)), params)
+    return jax.tree.map(jnp.add, grads, pull(cotangent)[0]), None
+
+  grads, _ = lax.scan(
+    back,
+    jax.tree.map(jnp.zeros_like, params),
+    (batches, jax.tree.map(split, cotangents)),
+  )
+  prompts = jnp.maximum(jnp.sum(x.weight > 0), 1)
+  sums = metric_sums(output, x.weight)
+  metrics = {k: v / prompts for k, v in sums.items()}
+  return grads, total(output), metrics, output.state
+
+
+def has_terms(objective: Objective, params, frozen, batches) -> bool:
+  """Whether the loss has terms with denominators of their own (static)."""
+  first = jax.tree.map(lambda a: a[0], batches)
+
+  def terms():
+    x = objective.score(params, frozen, first, True)
+    return objective.loss(x).terms
+
+  return bool(jax.eval_shape(terms))
+
+
+def make_train_step(
+  objective: Objective, tx: optax.GradientTransformation, schedule
+) -> Callable[[TrainState, trio.Frozen, Batch], tuple[TrainState, dict]]:
+  """(state, frozen, batch [n, ...]) -> (state, metrics); jit it with donation.
+
+  A step whose loss or gradient is not finite leaves parameters, moments and
+  method state bitwise unchanged and counts in `state.skipped`.
+  """
+
+  def step(state: TrainState, frozen, batches):
+    key = jax.random.fold_in(state.key, state.step)
+    two_pass = objective.two_pass
+    if not two_pass:
+      two_pass = has_terms(objective, state.params, frozen, batches)
+    if two_pass:
+      grads, loss, metrics, method_state = _two_pass(
+        objective, state.params, frozen, batches, state.method_state, key
+      )
+    else:
+      grads, loss, metrics, method_state = _one_pass(
+        objective, state.params, frozen, batches
+      )
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
+    updates, opt_state = tx.update(safe, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if method_state is None:
+      method_state = state.method_state
+    keep = lambda new, old: jax.tree.map(
+      lambda a, b: jnp.where(finite, a, b), new, old
+    )
+    new = state.replace(
+      step=state.step + 1,
+      params=keep(params, state.params),
+      opt_state=keep(opt_state, state.opt_state),
+      method_state=keep(method_state, state.method_state),
+      skipped=jnp.where(finite, 0, state.skipped + 1),
+    )
+    metrics = metrics | {
+      "loss": loss,
+      "optimizer/gradient_norm": norm,
+      "optimizer/learning_rate": schedule(state.step),
+      "optimizer/skipped": new.skipped,
+    }
+    return new, metrics
+
+  return step
+
+
+def make_evaluate(objective: Objective) -> Callable:
+  """(params, method_state, frozen, batch [n, ...]) -> sums to add up.
+
+  Returns a dict of sums: "loss", "weight", "prompts" and every metric; divide
+  after adding. Batch-coupled statistics are those of each batch.
+  """
+
+  def evaluate(params, method_state, frozen, batches) -> dict[str, PyTree]:
+    def one(_, batch):
+      return None, objective.score(params, frozen, batch, False)
+
+    _, inputs = lax.scan(one, None, batches)
+    x = flatten(inputs).replace(state=method_state)
+    if "noise" in objective.method.needs(objective.settings):
+      x = x.replace(noise=jax.random.key(0))
+    output = objective.loss(x)
+    prompts = jnp.sum(x.weight > 0)
+    weight = jnp.sum(output.weight)
+    return {
+      "loss": total(output) * weight,
+      "weight": weight,
+      "prompts": prompts,
+      "metrics": metric_sums(output, x.weight),
+    }
+
+  return evaluate

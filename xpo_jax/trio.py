@@ -1,0 +1,138 @@
+"""Policy, reference and reward over one model: Batch -> LossInputs.
+
+Nothing that the method does not need is computed.
+"""
+
+from flax import struct
+from jax import lax
+import jax.numpy as jnp
+
+from xpo_jax.methods.registry import Method
+from xpo_jax.models import heads
+from xpo_jax.models import model as lm
+from xpo_jax.models.model import Model, Weights
+from xpo_jax.models.transformer import Places
+from xpo_jax.types import Array, Batch, LossInputs, PyTree
+
+
+@struct.dataclass
+class Frozen:
+  """What a step reads and never changes."""
+
+  trunk: PyTree = struct.field(default_factory=dict)  # {} = nothing frozen
+  top: PyTree | None = None  # base weights under LoRA
+  reference: PyTree | None = None  # live reference's top (without LoRA)
+
+
+def policy_weights(params: PyTree, frozen: Frozen) -> Weights:
+  """Trainable parameters {"top" | "lora"} + frozen parts -> Weights."""
+  if "lora" in params:
+    return Weights(frozen.trunk, frozen.top, params["lora"])
+  return Weights(frozen.trunk, params["top"])
+
+
+def reference_weights(params: PyTree, frozen: Frozen) -> Weights:
+  """The reference; under LoRA it is the base, without a second copy."""
+  if "lora" in params:
+    return Weights(frozen.trunk, frozen.top)
+  return Weights(frozen.trunk, frozen.reference)
+
+
+def places(batch: Batch) -> Places:
+  return Places(batch.positions, batch.group, batch.branch)
+
+
+def scatter(values: Array, batch: Batch) -> Array:
+  """Row scalars [R, M] -> [B, K, T]; padding is dropped, the rest is 0."""
+  shape = batch.completion_mask.shape
+  flat = jnp.zeros((batch.completion_mask.size,), values.dtype)
+  slots = batch.target_slot.reshape(-1)
+  flat = flat.at[slots].set(values.reshape(-1), mode="drop")
+  return flat.reshape(shape)
+
+
+def token_logps(
+  model: Model, weights: Weights, batch: Batch, head_is_frozen: bool
+) -> Array:
+  """Log-probs of every completion token, float32 [B, K, T]."""
+  states = lm.hidden(model, weights, batch.tokens, places(batch), batch.trunk)
+  return scatter(
+    lm.logps(
+      model,
+      weights,
+      states,
+      batch.target_place,
+      batch.target_token,
+      head_is_frozen,
+    ),
+    batch,
+  )
+
+
+def token_scores(
+  model: Model, weights: Weights, head: PyTree, batch: Batch
+) -> Array:
+  """The reward head's value after every completion token, [B, K, T]."""
+  states = lm.hidden(model, weights, batch.tokens, places(batch), batch.trunk)
+  return scatter(
+    heads.reward(head, heads.gather(states, batch.token_place)), batch
+  )
+
+
+def last_token(values: Array, mask: Array) -> Array:
+  """[B, K, T] -> [B, K]: the value at the last token with mask True, else 0."""
+  steps = jnp.arange(mask.shape[-1])
+  last = jnp.max(jnp.where(mask, steps, -1), axis=-1)
+  at = jnp.take_along_axis(values, jnp.maximum(last, 0)[..., None], axis=-1)
+  return jnp.where(last >= 0, at[..., 0], 0.0)
+
+
+def score(
+  model: Model,
+  method: Method,
+  settings: dict,
+  params: PyTree,
+  frozen: Frozen,
+  batch: Batch,
+  *,
+  train: bool = True,
+) -> LossInputs:
+  """One microbatch -> what `method.needs(settings)` names, and no more.
+
+  `reference_logps` come from the batch's column when it is cached there, else
+  from the live reference.
+  """
+  needs = method.needs(settings)
+  policy = params["policy"]
+  weights = policy_weights(policy, frozen)
+  filled = {}
+  if method.trains_reward:
+    per_token = token_scores(model, weights, policy["reward_head"], batch)
+    if "scores" in needs:
+      filled["scores"] = last_token(per_token, batch.completion_mask)
+    if "token_scores" in needs:
+      filled["token_scores"] = per_token
+  else:
+    head_is_frozen = model.trunk_blocks > 0 or "lora" in policy
+    filled["policy_logps"] = token_logps(model, weights, batch, head_is_frozen)
+  if "reference_logps" in needs:
+    filled["reference_logps"] = batch.columns.get("reference_logps")
+    if filled["reference_logps"] is None:
+      reference = reference_weights(lax.stop_gradient(policy), frozen)
+      filled["reference_logps"] = lax.stop_gradient(
+        token_logps(model, reference, batch, True)
+      )
+  for name in ("sampler_logps", "old_values", "advantages", "token_feedback"):
+    if name in needs:
+      filled[name] = batch.columns.get(name)
+  return LossInputs(
+    policy_logps=filled.pop("policy_logps", None),
+    completion_mask=batch.completion_mask,
+    present=batch.present,
+    ended=batch.ended,
+    feedback=batch.feedback,
+    weight=batch.weight,
+    feedback_kind=batch.feedback_kind,
+    train=train,
+    **filled,
+  )
