@@ -4,12 +4,14 @@ Every reduction replaces masked entries by 0 with `where` first, so that -inf or
 NaN in padding cannot leak. Dtypes: what comes in, never below float32.
 """
 
+import dataclasses
+
 import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from xpo_jax.types import Array, LossOutput
+from xpo_jax.types import LIVE_INPUTS, Array, LossInputs, LossOutput
 
 EXPONENT_LIMIT = 20.0  # importance, k3 and sequence ratios
 WIDE_EXPONENT_LIMIT = 80.0  # gpo, f_dpo, discopop
@@ -23,6 +25,28 @@ def at_least_f32(x: Array) -> Array:
 def frozen(x: Array) -> Array:
   """A constant for the gradient, in float32 or better."""
   return lax.stop_gradient(at_least_f32(x))
+
+
+def settled(x: LossInputs) -> LossInputs:
+  """What every loss may rely on; the registry applies it to what comes in.
+
+  Every float input is float32 or better; 0 where `completion_mask` ([B, K, T])
+  or `present` ([B, K]) is False, so that neither NaN nor a gradient can leak
+  there; and a constant for the gradient unless LIVE_INPUTS names it.
+  """
+  masks = {3: x.completion_mask, 2: x.present}
+  changes = {"state": lax.stop_gradient(x.state)}
+  for field in dataclasses.fields(x):
+    value = getattr(x, field.name)
+    if not jnp.issubdtype(getattr(value, "dtype", bool), jnp.floating):
+      continue
+    value = at_least_f32(value)
+    if value.ndim in masks:
+      value = jnp.where(masks[value.ndim], value, 0.0)
+    if field.name not in LIVE_INPUTS:
+      value = lax.stop_gradient(value)
+    changes[field.name] = value
+  return x.replace(**changes)
 
 
 def masked_sum(
@@ -132,3 +156,64 @@ def per_prompt(
   return LossOutput(
     jnp.where(live, loss * weight, 0.0), live.astype(loss.dtype), metrics
   )
+
+
+def masked_log_softmax(x: Array, mask: Array) -> Array:
+  """[B, K] -> [B, K]: log softmax over the entries of a row with mask True.
+
+  0 where mask is False, and everywhere in a row without a True entry.
+  """
+  chex.assert_equal_shape([x, mask])
+  safe = mask | ~jnp.any(mask, axis=-1, keepdims=True)
+  logits = jnp.where(safe, at_least_f32(x), -jnp.inf)
+  return jnp.where(mask, jax.nn.log_softmax(logits, axis=-1), 0.0)
+
+
+def ranks(x: Array, mask: Array) -> Array:
+  """int [N]: place 0, 1, .. of each entry in ascending order; no gradient.
+
+  Entries with mask False come last; of equals the lower index is first.
+  """
+  chex.assert_equal_shape([x, mask])
+  keys = jnp.where(mask, lax.stop_gradient(x), jnp.inf)
+  return jnp.argsort(jnp.argsort(keys))
+
+
+def token_nll_term(
+  logps: Array, mask: Array, weight: Array
+) -> tuple[Array, Array]:
+  """An entry of `LossOutput.terms`: the mean NLL of a token of the batch.
+
+  Args:
+    logps: [B, T] log-probs of one completion a prompt, nats.
+    mask: bool [B, T] its tokens.
+    weight: [B] multiplies the numerator only.
+
+  Returns:
+    (numerator [B] in nats, denominator [B] = number of tokens, both 0 where
+    the weight is).
+  """
+  live = weight > 0
+  counted = mask & live[:, None]
+  nll = -masked_sum(logps, counted)
+  return nll * weight, jnp.sum(counted, axis=-1).astype(nll.dtype)
+
+
+def list_metrics(
+  rewards: Array, logps: Array, mask: Array, feedback: Array, present: Array
+) -> dict[str, Array]:
+  """`pair_metrics` of the best-fed-back against the worst completion.
+
+  Args:
+    rewards: [B, K].
+    logps: [B, K, T].
+    mask: bool [B, K, T].
+    feedback: [B, K], larger is better; of equals the first counts.
+    present: bool [B, K].
+  """
+  best = jnp.argmax(jnp.where(present, feedback, -jnp.inf), axis=-1)
+  worst = jnp.argmin(jnp.where(present, feedback, jnp.inf), axis=-1)
+  pair = jnp.stack([best, worst], axis=-1)  # [B, 2]
+  take = lambda a: jnp.take_along_axis(a, pair, axis=1)
+  take_tokens = lambda a: jnp.take_along_axis(a, pair[..., None], axis=1)
+  return pair_metrics(take(rewards), take_tokens(logps), take_tokens(mask))

@@ -84,7 +84,7 @@ def kto(
       )
     counted = x.present[:, 1] & (x.weight > 0)
     mean = ops.frozen(ops.masked_mean(u[:, 1], counted))
-    if z0_mode == "ema" and state is not None:
+    if z0_mode == "ema":
       mean = EMA_DECAY * state["z0"] + (1 - EMA_DECAY) * mean
       state = {"z0": mean} if x.train else state
     z0 = jnp.maximum(mean, 0.0)

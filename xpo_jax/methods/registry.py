@@ -11,6 +11,7 @@ import pkgutil
 import typing
 from typing import Any, Literal
 
+from xpo_jax import ops
 from xpo_jax.errors import usage_error
 from xpo_jax.types import Feedback, LossInputs, LossOutput
 
@@ -140,20 +141,22 @@ class Method:
         f"{self.id} learns from {kinds} feedback, the batch carries "
         f"{x.feedback_kind.name}; convert the data or change the method"
       )
-    for need in sorted(self.needs(keywords)):
-      field = need.split(":")[0]
-      if field != "mismatched_completion" and getattr(x, field) is None:
+    fields = {need.split(":")[0] for need in self.needs(keywords)}
+    if not self.trains_reward:
+      fields.add("policy_logps")
+    if self.init_state is not None and self.init_state(keywords) is not None:
+      fields.add("state")
+    for field in sorted(fields - {"mismatched_completion"}):
+      if getattr(x, field) is None:
         raise usage_error(
           f"{self.id} needs {field} and the batch has none; "
           f"fill LossInputs.{field} (the trio does so from the config)"
         )
-    for field in ("reference_logps",):
-      unused = field not in self.needs(keywords)
-      if unused and getattr(x, field) is not None:
-        raise usage_error(
-          f"{self.id} uses no {field} with these keywords, but one is given; "
-          "remove the reference"
-        )
+    if "reference_logps" not in fields and x.reference_logps is not None:
+      raise usage_error(
+        f"{self.id} uses no reference_logps with these keywords, but they are "
+        "given; remove the reference"
+      )
 
 
 _METHODS: dict[str, Method] = {}
@@ -181,8 +184,11 @@ def register(
     needs: names out of NEEDS, or a function of the settings (attributes).
     couples_batch: a prompt's loss depends on the other prompts of the batch.
     limits: keyword -> Limit.
-    prepare: for policy gradients, run once a rollout on frozen numbers.
-    init_state: () -> the method's running statistics.
+    prepare: for policy gradients, run once a rollout on frozen numbers; takes
+      the LossInputs and, by keyword, those of the loss's keywords that it uses.
+      Call it as `Method.prepare(x, **settings)`.
+    init_state: checked settings (a dict) -> the method's running statistics, or
+      None when these settings keep none.
   """
   span = (
     (completions, completions)
@@ -206,7 +212,7 @@ def register(
       if callable(couples_batch)
       else (lambda h: couples_batch),
       limits=dict(limits or {}),
-      prepare=prepare,
+      prepare=_prepared(loss, prepare) if prepare else None,
       init_state=init_state,
     )
     unknown = set(method.needs({})) - NEEDS
@@ -253,9 +259,23 @@ def _checked(name, loss):
     method = _METHODS[name]
     settings = method.settings(keywords)
     method.check(x, settings)
-    return loss(x, **settings)
+    return loss(ops.settled(x), **settings)
 
   return checked
+
+
+def _prepared(loss, prepare):
+  """Hands `prepare` the keywords that it takes out of all settings."""
+  taken = list(inspect.signature(prepare).parameters)[1:]
+  unknown = set(taken) - set(inspect.signature(loss).parameters)
+  if unknown:
+    raise ValueError(f"{prepare.__name__}: unknown keywords {sorted(unknown)}")
+
+  @functools.wraps(prepare)
+  def prepared(x: LossInputs, **settings) -> LossInputs:
+    return prepare(ops.settled(x), **{k: settings[k] for k in taken})
+
+  return prepared
 
 
 def _check_type(method: str, name: str, value: Any, hint: Any) -> None:

@@ -1,0 +1,116 @@
+"""Every key of a training config: default, range, and what it means.
+
+The one table behind `config.base()`, `config.validate()` and
+`xpo train --help`. Keywords of a method are not here: they are read from the
+signature of its loss.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One leaf. `holds` is None for keys that any value of the type suits."""
+
+  default: Any
+  help: str
+  choices: tuple[str, ...] = ()
+  holds: Callable[[Any], bool] | None = None
+  words: str = ""
+  required: bool = False
+
+
+def _choice(help_, *choices):
+  return Field(choices[0], help_, choices=choices)
+
+
+def _at_least(low, default, help_):
+  return Field(default, help_, holds=lambda v: v >= low, words=f">= {low}")
+
+
+def _positive(default, help_):
+  return Field(default, help_, holds=lambda v: v > 0, words="> 0")
+
+
+def _decay(default, help_):
+  return Field(default, help_, holds=lambda v: 0 <= v < 1, words="in [0, 1)")
+
+
+def _axis(default, help_):
+  return Field(
+    default, help_, holds=lambda v: v == -1 or v >= 1, words="-1 or >= 1"
+  )
+
+
+FIELDS: dict[str, Field] = {
+  "seed": Field(
+    0,
+    "every random choice of the run follows from it",
+    holds=lambda v: 0 <= v < 2**31,
+    words="in [0, 2**31)",
+  ),
+  "method.name": Field("dpo", "the loss; `xpo methods` lists them"),
+  "model.source": Field(
+    "",
+    "a folder, a .gguf file, or smollm2-135m-instruct | tiny",
+    required=True,
+  ),
+  "model.dtype": _choice("compute type", "float32", "bfloat16"),
+  "model.trained_blocks": _at_least(
+    0, 0, "0: all weights; n: the last n blocks, on cached trunk states"
+  ),
+  "model.max_length": _at_least(0, 0, "context in tokens; 0: the model's"),
+  "lora.rank": _at_least(0, 0, "0: no adapters"),
+  "lora.alpha": _at_least(0, 0.0, "scale alpha / rank; 0: alpha = 2 * rank"),
+  "data.source": Field(
+    "", "a .jsonl(.gz) or .parquet file, or films", required=True
+  ),
+  "data.split": Field("train", "split of a built-in data set"),
+  "data.format": Field("auto", "layout of the rows; `xpo data inspect` shows"),
+  "data.template": _choice("how a prompt becomes text", "plain", "chat"),
+  "data.max_prompt_length": _at_least(2, 256, "tokens"),
+  "data.max_completion_length": _at_least(2, 256, "tokens, EOS included"),
+  "data.overlong_prompt": _choice(
+    "too long a prompt: drop its row, or cut it from the left", "drop", "left"
+  ),
+  "data.on_bad_row": _choice(
+    "a row that cannot be read: stop, or skip and count it", "error", "skip"
+  ),
+  "data.limit": _at_least(0, 0, "rows to read; 0: all"),
+  "data.eval_source": Field("", "held-out file; empty: data.source's split"),
+  "data.eval_split": Field("validation", "split of a built-in data set"),
+  "data.eval_limit": _at_least(0, 256, "held-out rows to read; 0: all"),
+  "batch.prompts": _at_least(1, 32, "prompts a step, over all devices"),
+  "batch.row_length": _at_least(2, 512, "tokens of a packed row"),
+  "batch.microbatches": _at_least(1, 1, "parts of a step, same gradient"),
+  "train.steps": _at_least(0, 0, "optimizer steps; 0: train.epochs decides"),
+  "train.epochs": _at_least(0, 1.0, "passes over the data; 0: train.steps"),
+  "train.log_every": _at_least(1, 1, "steps"),
+  "train.eval_every": _at_least(0, 0, "steps; 0: only at the end"),
+  "train.save_every": _at_least(1, 50, "steps between checkpoints"),
+  "train.keep": _at_least(1, 2, "checkpoints kept"),
+  "optimizer.name": _choice(
+    "update rule", "adamw", "sgd", "rmsprop", "lion", "adafactor"
+  ),
+  "optimizer.learning_rate": _positive(1e-5, "peak, after the warm-up"),
+  "optimizer.warmup_steps": _at_least(0, 0, "steps from 0 to the peak"),
+  "optimizer.schedule": _choice(
+    "after the warm-up", "cosine", "linear", "constant"
+  ),
+  "optimizer.weight_decay": _at_least(0, 0.0, "decoupled"),
+  "optimizer.grad_clip": _at_least(0, 1.0, "global norm; 0: no clipping"),
+  "optimizer.b1": _decay(0.9, "adamw and lion"),
+  "optimizer.b2": _decay(0.999, "adamw and lion"),
+  "optimizer.max_skipped": _at_least(
+    1, 5, "non-finite steps in a row before the run stops (exit 70)"
+  ),
+  "reference.mode": _choice(
+    "log-probs computed once, or at every step", "cached", "live"
+  ),
+  "reference.source": Field("", "like model.source; empty: the policy's start"),
+  "mesh.data": _axis(-1, "devices that share the batch; -1: what is left"),
+  "mesh.fsdp": _axis(1, "devices that share batch and weights"),
+  "mesh.tensor": _axis(1, "devices that share a layer's heads and widths"),
+}

@@ -1,0 +1,259 @@
+"""Frozen numbers of whole data sets, cached by content.
+
+Trunk states (the output of the frozen first blocks) and reference log-probs are
+computed once per group of data and kept under a key that hashes tokens,
+weights, dtype and layout: changing any of them computes anew.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from xpo_jax.models import heads
+from xpo_jax.models import model as lm
+from xpo_jax.models.model import Model, Weights
+from xpo_jax.models.transformer import Places
+from xpo_jax.types import PyTree
+
+LAYOUT = 1  # raise when the order of slots in a group changes
+CHUNK_ROWS = 4
+
+
+def fingerprint(tree: PyTree) -> str:
+  """SHA-256 over paths, dtypes, shapes and bytes of the leaves."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    leaf = np.ascontiguousarray(leaf)
+    name = jax.tree_util.keystr(path)
+    digest.update(f"{name}|{leaf.dtype}|{leaf.shape}|".encode())
+    digest.update(leaf.view(np.uint8).data)
+  return digest.hexdigest()
+
+
+def tokens_fingerprint(groups: Sequence) -> str:
+  """SHA-256 of the token ids of all groups, in order."""
+  digest = hashlib.sha256()
+  for group in groups:
+    for part in (group.prompt, *group.completions):
+      digest.update(np.int32(len(part)).tobytes())
+      digest.update(np.ascontiguousarray(part, np.int32).tobytes())
+  return digest.hexdigest()
+
+
+def group_slots(group) -> int:
+  return len(group.prompt) + group_targets(group)
+
+
+def group_targets(group) -> int:
+  return sum(len(c) for c in group.completions)
+
+
+def _rows(groups, row_length):
+  """Longest first into rows, next fit: lists of (group index, offset)."""
+  order = sorted(range(len(groups)), key=lambda i: -group_slots(groups[i]))
+  rows, room = [], 0
+  for i in order:
+    size = group_slots(groups[i])
+    if size > room:
+      rows.append([])
+      room = row_length
+    rows[-1].append((i, row_length - room))
+    room -= size
+  return rows
+
+
+def _lay_out(groups, rows, row_length, targets):
+  """Arrays of rows in the order prompt, completion 1, completion 2, .."""
+  shape = (len(rows), row_length)
+  tokens, positions, group, branch = (
+    np.zeros(shape, np.int32) for _ in range(4)
+  )
+  place, target = (np.zeros((len(rows), targets), np.int32) for _ in range(2))
+  for r, row in enumerate(rows):
+    m = 0
+    for number, (i, at) in enumerate(row, 1):
+      g = groups[i]
+      start = len(g.prompt)
+      group[r, at : at + group_slots(g)] = number
+      tokens[r, at : at + start] = g.prompt
+      positions[r, at : at + start] = np.arange(start)
+      before_first, at = at + start - 1, at + start
+      for k, c in enumerate(g.completions, 1):
+        n = len(c)
+        tokens[r, at : at + n] = c
+        branch[r, at : at + n] = k
+        positions[r, at : at + n] = start + np.arange(n)
+        if n:
+          place[r, m] = before_first
+          place[r, m + 1 : m + n] = np.arange(at, at + n - 1)
+        target[r, m : m + n] = c
+        m += n
+        at += n
+  return tokens, Places(positions, group, branch), place, target
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _row_states(model: Model, trunk, tokens, places):
+  return lm.trunk_states(model, trunk, tokens, places)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _row_logps(model: Model, weights, tokens, places, trunk, place, target):
+  states = lm.hidden(model, weights, tokens, places, trunk)
+  return heads.token_logps(
+    heads.gather(states, place), lm.head_kernel(model, weights), target
+  )
+
+
+def _row_length(groups) -> int:
+  longest = max(group_slots(g) for g in groups)
+  return max(256, -(-longest // 64) * 64)
+
+
+def _batches(groups, row_length):
+  """Yields (row lists, padded to CHUNK_ROWS, laid-out arrays)."""
+  rows = _rows(groups, row_length)
+  most = max(sum(group_targets(groups[i]) for i, _ in row) for row in rows)
+  targets = -(-most // 64) * 64
+  for start in range(0, len(rows), CHUNK_ROWS):
+    part = rows[start : start + CHUNK_ROWS]
+    part = part + [[]] * (CHUNK_ROWS - len(part))
+    yield part, _lay_out(groups, part, row_length, targets), len(rows)
+
+
+def _offsets(sizes) -> np.ndarray:
+  return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def cached(
+  folder: Path,
+  name: str,
+  key: dict,
+  shape: tuple[int, ...],
+  fill: Callable[[np.ndarray], None],
+) -> np.ndarray:
+  """A float32 array of `shape` under its content key; filled if absent."""
+  text = json.dumps(key | {"layout": LAYOUT}, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:24]
+  path = folder / f"{name}-{digest}.npy"
+  if not path.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    out = np.lib.format.open_memmap(
+      part, mode="w+", dtype=np.float32, shape=shape
+    )
+    fill(out)
+    out.flush()
+    part.replace(path)
+  return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def trunk_states(
+  model: Model,
+  trunk: PyTree,
+  groups: Sequence,
+  folder: Path,
+  track: Callable = lambda it, total: it,
+) -> Callable:
+  """A lookup group -> float32 [slots, D] (prompt, completion 1, ..)."""
+  offsets = _offsets([group_slots(g) for g in groups])
+  length = _row_length(groups)
+
+  def fill(out):
+    total = len(_rows(groups, length)) // CHUNK_ROWS + 1
+    for rows, (tokens, places, _, _), _ in track(
+      _batches(groups, length), total
+    ):
+      states = np.asarray(_row_states(model, trunk, tokens, places))
+      for r, row in enumerate(rows):
+        for i, at in row:
+          n = offsets[i + 1] - offsets[i]
+          out[offsets[i] : offsets[i + 1]] = states[r, at : at + n]
+
+  key = {
+    "tokens": tokens_fingerprint(groups),
+    "weights": fingerprint(trunk),
+    "blocks": model.trunk_blocks,
+    "dtype": model.dtype,
+  }
+  shape = (int(offsets[-1]), model.config.width)
+  array = cached(folder, "trunk", key, shape, fill)
+  number = _number(groups)
+
+  def look_up(group):
+    i = number[id(group)]
+    return array[offsets[i] : offsets[i + 1]]
+
+  return look_up
+
+
+def reference_logps(
+  model: Model,
+  weights: Weights,
+  groups: Sequence,
+  folder: Path,
+  trunk: Callable | None = None,
+  track: Callable = lambda it, total: it,
+) -> Callable:
+  """A lookup group -> list over K of float32 [n_k] log-probs.
+
+  `trunk` is the lookup of `trunk_states`, used instead of the frozen blocks.
+  """
+  offsets = _offsets([group_targets(g) for g in groups])
+  length = _row_length(groups)
+
+  def fill(out):
+    total = len(_rows(groups, length)) // CHUNK_ROWS + 1
+    for rows, (tokens, places, place, target), _ in track(
+      _batches(groups, length), total
+    ):
+      states = None
+      if trunk is not None:
+        states = np.zeros((*tokens.shape, model.config.width), np.float32)
+        for r, row in enumerate(rows):
+          for i, at in row:
+            states[r, at : at + group_slots(groups[i])] = trunk(groups[i])
+      logps = np.asarray(
+        _row_logps(model, weights, tokens, places, states, place, target)
+      )
+      for r, row in enumerate(rows):
+        m = 0
+        for i, _ in row:
+          n = offsets[i + 1] - offsets[i]
+          out[offsets[i] : offsets[i + 1]] = logps[r, m : m + n]
+          m += n
+
+  key = {
+    "tokens": tokens_fingerprint(groups),
+    "weights": fingerprint(weights),
+    "dtype": model.dtype,
+  }
+  array = cached(folder, "reference", key, (int(offsets[-1]),), fill)
+
+  number = _number(groups)
+
+  def look_up(group):
+    i, out, at = number[id(group)], [], 0
+    flat = np.asarray(array[offsets[i] : offsets[i + 1]])
+    for c in group.completions:
+      out.append(flat[at : at + len(c)])
+      at += len(c)
+    return out
+
+  return look_up
+
+
+def _number(groups):
+  """Groups hold arrays and cannot be hashed; their identity can."""
+  return {id(group): i for i, group in enumerate(groups)}
+
+
+def clean(folder: Path) -> None:
+  """Removes halves of interrupted computations."""
+  for part in folder.glob("*.part"):
+    part.unlink()

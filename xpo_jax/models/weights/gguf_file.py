@@ -1,0 +1,184 @@
+"""Llama-family GGUF files, dequantised to float32."""
+
+from pathlib import Path
+import struct
+
+import gguf
+import numpy as np
+
+from xpo_jax.errors import XpoError, checkpoint_error
+from xpo_jax.models.transformer import TransformerConfig
+from xpo_jax.models.weights import llama_names, tokenizer_files
+from xpo_jax.models.weights.json_file import first_line
+from xpo_jax.models.weights.tokenizer import Tokenizer
+from xpo_jax.types import PyTree
+
+MAX_ENTRIES = 100_000  # tensors or key-value pairs a header may announce
+ARCHITECTURE = "llama"
+GGUF_NAMES = {
+  "model.embed_tokens": "token_embd",
+  "model.norm": "output_norm",
+  "lm_head": "output",
+  "model.layers": "blk",
+  "input_layernorm": "attn_norm",
+  "self_attn.q_proj": "attn_q",
+  "self_attn.k_proj": "attn_k",
+  "self_attn.v_proj": "attn_v",
+  "self_attn.o_proj": "attn_output",
+  "post_attention_layernorm": "ffn_norm",
+  "mlp.gate_proj": "ffn_gate",
+  "mlp.up_proj": "ffn_up",
+  "mlp.down_proj": "ffn_down",
+}
+
+
+def load_gguf(
+  path: str | Path,
+) -> tuple[TransformerConfig, PyTree, Tokenizer]:
+  """Reads a file into (sizes, numpy float32 tree, tokenizer).
+
+  Raises:
+    XpoError: (66) not GGUF, damaged, another architecture, or tensors that do
+      not fit the header's sizes.
+  """
+  path = Path(path)
+  reader = _open(path)
+  try:
+    config = _config(reader)
+    tensors = {t.name: t for t in reader.tensors}
+    _check_tensors(tensors, config)
+    read = lambda name: _read(tensors[gguf_name(name)], name, config)
+    params = llama_names.to_tree(read, config)
+    return config, params, tokenizer_files.tokenizer_from_gguf(reader)
+  except XpoError as e:
+    raise checkpoint_error(f"{path}: {e}") from e
+
+
+def gguf_name(name: str) -> str:
+  """GGUF's name of a Hugging Face tensor name."""
+  for hf, short in GGUF_NAMES.items():
+    name = name.replace(hf + ".", short + ".")
+  return name
+
+
+def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
+  """Undoes GGUF's order of query and key rows.
+
+  GGUF keeps each head's rows as interleaved rotary pairs (0, C/2, 1, C/2 + 1,
+  ...); ours, like Hugging Face's, are half-split.
+
+  Args:
+    weight: [heads * C, D] as in the file.
+    heads: query heads, or kv heads for the key.
+  """
+  rows, width = weight.shape
+  pairs = weight.reshape(heads, rows // heads // 2, 2, width)
+  return pairs.swapaxes(1, 2).reshape(rows, width)
+
+
+def _open(path: Path) -> gguf.GGUFReader:
+  try:
+    with open(path, "rb") as f:
+      start = f.read(24)
+    if len(start) < 24 or start[:4] != b"GGUF":
+      raise checkpoint_error(f"{path}: not a GGUF file")
+    counts = struct.unpack("<QQ", start[8:])
+    if max(counts) > MAX_ENTRIES:
+      raise checkpoint_error(
+        f"{path}: announces {counts[0]} tensors and {counts[1]} fields, at"
+        f" most {MAX_ENTRIES}; damaged?"
+      )
+    return gguf.GGUFReader(path)
+  except OSError as e:
+    raise checkpoint_error(f"{path}: {e.strerror or first_line(e)}") from e
+  except (ValueError, IndexError, KeyError, UnicodeDecodeError) as e:
+    raise checkpoint_error(
+      f"{path}: damaged GGUF ({first_line(e)}); copy the file again"
+    ) from e
+
+
+def _config(reader) -> TransformerConfig:
+  field = lambda key: _field(reader, key)
+  family = field("general.architecture")
+  if family != ARCHITECTURE:
+    raise checkpoint_error(
+      f"architecture {family!r} is not supported, only {ARCHITECTURE!r}"
+    )
+  own = lambda key: field(f"{ARCHITECTURE}.{key}")
+  width, heads = (
+    _size(own, "embedding_length"),
+    _size(own, "attention.head_count"),
+  )
+  head_dim = own("attention.key_length") or width // heads
+  rotated = own("rope.dimension_count") or head_dim
+  scaling = own("rope.scaling.type") or "none"
+  if rotated != head_dim or scaling != "none" or own("expert_count"):
+    raise checkpoint_error(
+      f"rope over {rotated} of {head_dim} dimensions, scaling {scaling!r},"
+      f" {own('expert_count') or 0} experts: not supported, only plain rope"
+      " without experts"
+    )
+  tokens = reader.fields.get("tokenizer.ggml.tokens")
+  names = {t.name for t in reader.tensors}
+  return TransformerConfig(
+    vocab_size=own("vocab_size") or len(tokens.data if tokens else []),
+    width=width,
+    layers=_size(own, "block_count"),
+    heads=heads,
+    kv_heads=own("attention.head_count_kv") or heads,
+    head_dim=head_dim,
+    mlp_width=_size(own, "feed_forward_length"),
+    rope_theta=_float(own("rope.freq_base") or 10_000.0),
+    norm_eps=_float(own("attention.layer_norm_rms_epsilon") or 1e-5),
+    tied="output.weight" not in names,
+    max_length=_size(own, "context_length"),
+  )
+
+
+def _field(reader, key: str):
+  found = reader.fields.get(key)
+  return None if found is None else found.contents()
+
+
+def _size(own, key: str) -> int:
+  value = own(key)
+  if not isinstance(value, int) or not 0 < value <= 2**31 - 1:
+    raise checkpoint_error(f"field {key}={value!r}, want a whole number > 0")
+  return value
+
+
+def _float(value: float) -> float:
+  """The shortest decimal of a float32: 1e-05, not 9.999999747378752e-06."""
+  return float(str(np.float32(value)))
+
+
+def _check_tensors(tensors: dict, config: TransformerConfig) -> None:
+  wanted = {gguf_name(n): s for n, s in llama_names.expected(config).items()}
+  for what, which in (
+    ("misses", set(wanted) - set(tensors)),
+    ("has unknown", set(tensors) - set(wanted)),
+  ):
+    if which:
+      raise checkpoint_error(
+        f"{what} tensor {min(which)!r} ({len(which)} in all)"
+      )
+  for name, shape in wanted.items():
+    found = tuple(int(n) for n in reversed(tensors[name].shape))
+    if found != shape:
+      raise checkpoint_error(
+        f"tensor {name!r} has shape {found}, the header says {shape}"
+      )
+
+
+def _read(tensor, name: str, config: TransformerConfig) -> np.ndarray:
+  try:
+    value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+  except (NotImplementedError, ValueError) as e:
+    raise checkpoint_error(f"tensor {tensor.name!r}: {first_line(e)}") from e
+  if not np.isfinite(value).all():
+    raise checkpoint_error(f"tensor {tensor.name!r} holds NaN or Inf")
+  if ".q_proj." in name:
+    return unpermute(value, config.heads)
+  if ".k_proj." in name:
+    return unpermute(value, config.kv_heads)
+  return value

@@ -1,0 +1,169 @@
+"""The page of report.html: one jinja2 template, no request to anywhere.
+
+Kept in a module so that it needs no package data. Rendered with autoescape:
+every value is text, never markup.
+"""
+
+STYLE = """
+:root { color-scheme: light; --ink: #1d2530; --soft: #5b6675; --line: #e1e5ea;
+  --tint: #f5f7f9; --accent: #1f5fa8; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5
+  system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 32px 24px 64px; }
+h1 { font-size: 28px; line-height: 1.2; margin: 0 0 16px; }
+h2 { font-size: 19px; margin: 40px 0 12px; padding-top: 16px;
+  border-top: 1px solid var(--line); }
+h3 { font-size: 15px; margin: 20px 0 8px; }
+p { margin: 6px 0; }
+.soft { color: var(--soft); }
+.facts { display: grid; grid-template-columns: max-content 1fr; margin: 0;
+  gap: 4px 20px; }
+.facts dt { color: var(--soft); }
+.facts dd { margin: 0; overflow-wrap: anywhere; }
+.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 24px 0 0; }
+.tile { flex: 1 1 200px; border: 1px solid var(--line); border-radius: 8px;
+  padding: 12px 16px; }
+.tile b { display: block; font-size: 24px; line-height: 1.3;
+  font-variant-numeric: tabular-nums; }
+.tile span { display: block; font-size: 13px; color: var(--soft); }
+.notes { background: #fff8ea; border-left: 4px solid #d99a2b; margin: 24px 0 0;
+  padding: 10px 16px; border-radius: 0 8px 8px 0; font-size: 14px; }
+.notes ul { margin: 4px 0; padding-left: 20px; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; }
+caption { text-align: left; font-weight: 600; padding: 4px 0 8px; }
+th, td { padding: 7px 12px; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+tbody tr:hover { background: var(--tint); }
+.sample { border: 1px solid var(--line); border-radius: 8px; margin: 0 0 14px;
+  overflow: hidden; break-inside: avoid; }
+.prompt { background: var(--tint); padding: 9px 14px; font-size: 14px;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+.versions { display: grid; grid-auto-flow: column;
+  grid-auto-columns: minmax(0, 1fr); }
+.version { padding: 10px 14px; border-left: 1px solid var(--line); }
+.version:first-child { border-left: 0; }
+.version h4 { margin: 0 0 4px; font-size: 12px; color: var(--soft); }
+.version p { margin: 0 0 8px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.chip { display: inline-block; border-radius: 10px; padding: 1px 9px;
+  margin: 0 4px 4px 0; font-size: 12px; font-variant-numeric: tabular-nums; }
+img { display: block; max-width: 100%; height: auto; margin: 8px 0 20px; }
+td.bar { width: 55%; }
+td.bar i { display: block; height: 12px; border-radius: 3px; min-width: 2px;
+  background: var(--accent); }
+pre { background: var(--tint); border-radius: 8px; padding: 12px 16px;
+  overflow-x: auto; font: 12.5px/1.45 ui-monospace, "DejaVu Sans Mono",
+  monospace; }
+summary { cursor: pointer; padding: 6px 0; font-weight: 600; }
+@media (max-width: 720px) {
+  .versions { grid-auto-flow: row; }
+  .version { border-left: 0; border-top: 1px solid var(--line); }
+  .facts { grid-template-columns: 1fr; gap: 0; }
+  .facts dd { margin-bottom: 8px; }
+}
+"""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{{ run.title }}</title>
+<style>{{ style | safe }}</style>
+</head>
+<body>
+<main>
+<h1>{{ run.title }}</h1>
+<dl class="facts">
+{%- for name, value in facts %}
+<dt>{{ name }}</dt><dd>{{ value }}</dd>
+{%- endfor %}
+</dl>
+{%- if run.headline %}
+<div class="tiles">
+{%- for tile in run.headline %}
+<div class="tile"><span>{{ tile.label }}</span><b>{{ tile.value }}</b>
+<span>{{ tile.detail }}</span></div>
+{%- endfor %}
+</div>
+{%- endif %}
+{%- if run.notes %}
+<div class="notes"><b>Read this first</b>
+<ul>
+{%- for note in run.notes %}
+<li>{{ note }}</li>
+{%- endfor %}
+</ul></div>
+{%- endif %}
+
+<h2>Results</h2>
+{%- for table in run.tables %}
+<div class="wide"><table>
+<caption>{{ table.title }}</caption>
+<thead><tr>
+{%- for column in table.columns %}<th>{{ column }}</th>{% endfor -%}
+</tr></thead>
+<tbody>
+{%- for row in table.rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}
+</tbody></table></div>
+{%- else %}
+<p class="soft">This run measured nothing.</p>
+{%- endfor %}
+
+{%- if run.samples %}
+<h2>Samples</h2>
+<p class="soft">The same prompts before and after. Colour is the score: orange
+is negative, green is positive.</p>
+{%- for sample in run.samples %}
+<div class="sample"><div class="prompt">{{ sample.prompt }}</div>
+<div class="versions">
+{%- for stage, text in sample.texts.items() %}
+<div class="version"><h4>{{ stage }}</h4><p>{{ text or "(empty)" }}</p>
+{%- for judge, score in sample.scores.get(stage, {}).items() %}
+<span class="chip" style="background:{{ score | colour }}">{{ judge }}
+{{ score | score }}</span>
+{%- endfor %}
+</div>
+{%- endfor %}
+</div></div>
+{%- endfor %}
+{%- endif %}
+
+<h2>Training</h2>
+{%- for stage in stages %}
+{%- if stage.image %}
+<h3>{{ stage.name }}</h3>
+<img alt="Curves of {{ stage.name }}" src="data:image/png;base64,
+{{- stage.image }}">
+{%- endif %}
+{%- endfor %}
+
+<h2>Time</h2>
+<table>
+<thead><tr><th>stage</th><th>time</th><th>share</th><th></th></tr></thead>
+<tbody>
+{%- for stage in stages %}
+<tr><td>{{ stage.name }}</td><td>{{ stage.time }}</td>
+<td>{{ "%.0f" | format(stage.share) }}%</td>
+<td class="bar"><i style="width:{{ "%.1f" | format(stage.share) }}%"></i></td>
+</tr>
+{%- endfor %}
+<tr><td><b>all</b></td><td><b>{{ total_time }}</b></td><td></td><td></td></tr>
+</tbody></table>
+
+<h2>Configuration</h2>
+{%- for stage in stages %}
+<details><summary>{{ stage.name }}</summary>
+<pre>{{ stage.config }}</pre></details>
+{%- endfor %}
+</main>
+</body>
+</html>
+"""
