@@ -153,8 +153,13 @@ def _first_line(e: Exception) -> str:
   return str(e).strip().split("\n")[0][:200]
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_text(path: Path, text: str) -> None:
   """Atomic: a reader sees the old file or the new one."""
   part = path.with_suffix(path.suffix + ".part")
-  part.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+  part.write_text(text)
   part.replace(path)
+
+
+def write_json(path: Path, value: dict) -> None:
+  """Sorted, indented JSON, written atomically."""
+  write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -7,11 +7,13 @@ Nothing here imports jax before a subcommand that needs it runs, so that
 import argparse
 from collections.abc import Callable, Sequence
 import difflib
+import logging
 import math
 import os
 import sys
 import traceback
 from typing import NamedTuple
+import warnings
 
 from xpo_jax.errors import Exit, XpoError, usage_error
 
@@ -39,6 +41,9 @@ class Command(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one subcommand and returns the process's exit code."""
   argv = list(sys.argv[1:] if argv is None else argv)
+  # Libraries' notes on how they store things are not for the user.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  warnings.filterwarnings("ignore", module=r"orbax\.")
   try:
     return _dispatch(argv)
   except XpoError as e:
@@ -119,8 +124,9 @@ def _train(argv: list[str]) -> None:
   if "stages" in chosen:
     raise usage_error("this config has stages; use `xpo run`")
   config.validate(chosen)
-  from xpo_jax import train
+  from xpo_jax import parallel, train
 
+  parallel.join_processes()
   train.run(chosen, options["workdir"])
 
 
@@ -130,8 +136,9 @@ def _run(argv: list[str]) -> None:
   chosen, options = flags.parse(argv)
   if "stages" not in chosen:
     raise usage_error("this config has no stages; use `xpo train`")
-  from xpo_jax import pipeline
+  from xpo_jax import parallel, pipeline
 
+  parallel.join_processes()
   pipeline.run(chosen, options["workdir"])
 
 
@@ -177,7 +184,7 @@ def _sample(args: argparse.Namespace) -> None:
   )
   if args.prompt:
     texts = talk.complete(model, template, args.prompt, options)
-    talk.show(args.prompt, texts)
+    talk.show(args.prompt, texts, chats)
   else:
     talk.loop(model, template, chats, options)
 

@@ -11,6 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from xpo_jax.errors import usage_error
 from xpo_jax.types import LIVE_INPUTS, Array, LossInputs, LossOutput
 
 EXPONENT_LIMIT = 20.0  # importance, k3 and sequence ratios
@@ -164,8 +165,9 @@ def masked_log_softmax(x: Array, mask: Array) -> Array:
   0 where mask is False, and everywhere in a row without a True entry.
   """
   chex.assert_equal_shape([x, mask])
-  safe = mask | ~jnp.any(mask, axis=-1, keepdims=True)
-  logits = jnp.where(safe, at_least_f32(x), -jnp.inf)
+  empty = ~jnp.any(mask, axis=-1, keepdims=True)
+  outside = jnp.where(empty, 0.0, -jnp.inf)
+  logits = jnp.where(mask, at_least_f32(x), outside)
   return jnp.where(mask, jax.nn.log_softmax(logits, axis=-1), 0.0)
 
 
@@ -217,3 +219,69 @@ def list_metrics(
   take = lambda a: jnp.take_along_axis(a, pair, axis=1)
   take_tokens = lambda a: jnp.take_along_axis(a, pair[..., None], axis=1)
   return pair_metrics(take(rewards), take_tokens(logps), take_tokens(mask))
+
+
+def tail_sum(x: Array, mask: Array) -> Array:
+  """[..., T]: the sum over each place and all later ones with mask True."""
+  x = jnp.where(mask, at_least_f32(x), 0.0)
+  return jnp.cumsum(x[..., ::-1], axis=-1)[..., ::-1]
+
+
+def live_tokens(x: LossInputs) -> Array:
+  """bool [B, K, T]: tokens of present completions, prompts of weight > 0."""
+  live = x.present & (x.weight > 0)[:, None]
+  return x.completion_mask & live[..., None]
+
+
+def per_completion(
+  loss: Array, member: Array, weight: Array, metrics: dict[str, Array]
+) -> LossOutput:
+  """A mean over completions.
+
+  Args:
+    loss: [B, K].
+    member: bool [B, K] completions that count.
+    weight: [B] multiplies the numerators only; 0 for an empty slot.
+    metrics: [B] each.
+  """
+  member = member & (weight > 0)[:, None]
+  count = jnp.sum(member, axis=-1).astype(loss.dtype)
+  return LossOutput(masked_sum(loss, member) * weight, count, metrics)
+
+
+def per_token(
+  loss: Array, mask: Array, weight: Array, metrics: dict[str, Array]
+) -> LossOutput:
+  """A mean over the tokens of the batch; loss and mask [B, K, T]."""
+  mask = mask & (weight > 0)[:, None, None]
+  total = masked_sum(loss, mask, axis=(1, 2))
+  count = jnp.sum(mask, axis=(1, 2)).astype(total.dtype)
+  return LossOutput(total * weight, count, metrics)
+
+
+def prompt_mean(x: Array, mask: Array) -> Array:
+  """[B, ...] -> [B]: masked mean of each prompt, 0 if empty; no gradient."""
+  axes = tuple(range(1, mask.ndim))
+  total = masked_sum(frozen(x), mask, axis=axes)
+  return total / jnp.maximum(jnp.sum(mask, axis=axes), 1).astype(total.dtype)
+
+
+def row_mean(x: Array, mask: Array) -> Array:
+  """[B, N] -> [B]: mean of the entries with mask True; 0 if there are none."""
+  total = masked_sum(x, mask)
+  return total / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(total.dtype)
+
+
+def forget_weight(x: LossInputs) -> Array:
+  """[B]: the weight where completion 0 is there and undesirable, else 0."""
+  return jnp.where(x.present[:, 0] & (x.feedback[:, 0] < 0), x.weight, 0.0)
+
+
+def check_pair(x: LossInputs, method: str) -> None:
+  """Raises unless K = 2: list methods with ORDER feedback speak of pairs."""
+  k = x.completion_mask.shape[1]
+  if k != 2:
+    raise usage_error(
+      f"{method} with ORDER feedback takes K = 2 completions a prompt, the "
+      f"batch has {k}; give the lists as SCORE feedback"
+    )

@@ -5,10 +5,11 @@ names to mesh axes. An unknown name is an error, not a silent replication.
 """
 
 import contextlib
-import math
+import os
 
 from flax import linen as nn
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -31,26 +32,26 @@ AXIS_RULES = (
 ROWS = PartitionSpec(("data", "fsdp"))
 
 
-def make_mesh(
-  data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None
-) -> Mesh:
-  """A mesh over all devices; one size may be -1 ("the rest").
+def join_processes() -> None:
+  """Joins the other hosts of a run, before anything asks for devices.
 
-  Raises:
-    XpoError: the product of the sizes is not the number of devices.
+  Asked for by JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID), or by several names in TPU_WORKER_HOSTNAMES; else nothing.
   """
-  devices = jax.devices() if devices is None else devices
-  sizes = [data, fsdp, tensor]
-  if sizes.count(-1) > 1:
-    raise usage_error(f"mesh={sizes}: only one axis may be -1")
-  known = math.prod(s for s in sizes if s != -1)
-  sizes = [len(devices) // known if s == -1 else s for s in sizes]
-  if min(sizes) < 1 or math.prod(sizes) != len(devices):
-    raise usage_error(
-      f"mesh data x fsdp x tensor = {data} x {fsdp} x {tensor} does not make "
-      f"the {len(devices)} devices here; set one of them to -1"
+  address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+  if address:
+    jax.distributed.initialize(
+      address,
+      int(os.environ["JAX_NUM_PROCESSES"]),
+      int(os.environ["JAX_PROCESS_ID"]),
     )
-  grid = np.asarray(devices).reshape(sizes)
+  elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+    jax.distributed.initialize()
+
+
+def make_mesh(data: int, fsdp: int, tensor: int, devices) -> Mesh:
+  """A mesh; config.mesh_shape has checked that the sizes fit the devices."""
+  grid = np.asarray(devices).reshape(data, fsdp, tensor)
   # linen's logical constraints raise under jax's default Explicit axes.
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
@@ -130,3 +131,10 @@ def put_params(mesh: Mesh, params: PyTree, logical: PyTree) -> PyTree:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of scalars."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+  """The whole array on every process."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))

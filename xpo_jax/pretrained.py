@@ -266,10 +266,7 @@ def save_description(
   if tokenizer is not None:
     (run / "tokenizer").mkdir(exist_ok=True)
     save_tokenizer(tokenizer, run / "tokenizer")
-  text = config.to_json(settings)
-  part = run / "config.json.part"
-  part.write_text(text)
-  part.replace(run / "config.json")
+  checkpoint.write_text(run / "config.json", config.to_json(settings))
   # Written last: its presence says that the folder is a run.
   checkpoint.write_json(
     run / "model.json",

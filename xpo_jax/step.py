@@ -26,7 +26,6 @@ from xpo_jax.types import (
   Batch,
   LossInputs,
   LossOutput,
-  PyTree,
   TrainState,
 )
 
@@ -211,13 +210,14 @@ def make_train_step(
 
 
 def make_evaluate(objective: Objective) -> Callable:
-  """(params, method_state, frozen, batch [n, ...]) -> sums to add up.
+  """(params, method_state, frozen, batch [n, ...]) -> numbers by prompt.
 
-  Returns a dict of sums: "loss", "weight", "prompts" and every metric; divide
-  after adding. Batch-coupled statistics are those of each batch.
+  Returns {"loss", "weight", every metric: [B]}; the held-out loss is
+  sum(loss) / sum(weight), a metric the mean over prompts of Batch.weight > 0.
+  Batch-coupled statistics are those of each batch, and state never moves.
   """
 
-  def evaluate(params, method_state, frozen, batches) -> dict[str, PyTree]:
+  def evaluate(params, method_state, frozen, batches) -> dict[str, Array]:
     def one(_, batch):
       return None, objective.score(params, frozen, batch, False)
 
@@ -226,13 +226,6 @@ def make_evaluate(objective: Objective) -> Callable:
     if "noise" in objective.method.needs(objective.settings):
       x = x.replace(noise=jax.random.key(0))
     output = objective.loss(x)
-    prompts = jnp.sum(x.weight > 0)
-    weight = jnp.sum(output.weight)
-    return {
-      "loss": total(output) * weight,
-      "weight": weight,
-      "prompts": prompts,
-      "metrics": metric_sums(output, x.weight),
-    }
+    return output.metrics | {"loss": output.loss, "weight": output.weight}
 
   return evaluate

@@ -84,11 +84,15 @@ def complete(
   return [texts[0] for texts in model.sample(ids, **options)[1]]
 
 
-def show(prompts: Sequence[str], texts: Sequence[str]) -> None:
-  """Prints prompts and completions; control characters become spaces."""
+def show(prompts: Sequence[str], texts: Sequence[str], chats: bool) -> None:
+  """Prints prompts and completions; control characters become spaces.
+
+  An answer of a chat starts a line of its own; a continuation does not.
+  """
   console = progress.make_console()
   for prompt, text in zip(prompts, texts, strict=True):
     line = Text(progress.plain(prompt, console), style="cyan")
+    line.append("\n" if chats else "")
     line.append(progress.plain(text, console), style="default")
     console.print(line, soft_wrap=True)
 

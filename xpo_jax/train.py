@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 from pathlib import Path
 import signal
@@ -11,12 +12,20 @@ import jax
 import numpy as np
 
 from xpo_jax import checkpoint, metrics, parallel, pretrained, progress, startup
+from xpo_jax import config as config_lib
 from xpo_jax import job as jobs
 from xpo_jax.data import loader, planning
-from xpo_jax.errors import Exit, XpoError, numeric_error
+from xpo_jax.errors import (
+  Exit,
+  XpoError,
+  checkpoint_error,
+  numeric_error,
+  usage_error,
+)
 from xpo_jax.step import make_train_step
 from xpo_jax.types import TrainState
 
+HELD_OUT = "held_out.jsonl"
 SHOWN = {
   "loss": ".4f",
   "rewards/margin": "+.3f",
@@ -85,7 +94,7 @@ def describe(job: jobs.Job) -> None:
   progress.print_table(
     f"rows of {job.config.data.source}",
     ("", "count"),
-    job.train.account.table(),
+    job.train.table,
   )
   report = planning.padding_report(job.plan)
   size = sum(x.size for x in jax.tree.leaves(job.start))
@@ -133,7 +142,7 @@ def _run(job, folder, manager, stop) -> dict:
       state, last = _loop(
         job, state, step_fn, batches, manager, writer, stop, fresh=not found
       )
-    held_out = evaluate(job, state)
+    held_out = evaluate(job, state, folder)
     if held_out and writer:
       writer.write(
         int(state.step), {f"eval/{k}": v for k, v in held_out.items()}
@@ -146,7 +155,7 @@ def _run(job, folder, manager, stop) -> dict:
     "seconds": round(time.monotonic() - began, 1),
     "metrics": last,
     "held_out": held_out,
-    "rows": dict(job.train.account.table()),
+    "rows": dict(job.train.table),
     "method": job.objective.method.id,
   }
   if jax.process_index() == 0:
@@ -210,16 +219,22 @@ def _stop_if_not_finite(job, values) -> None:
     )
 
 
-def evaluate(job: jobs.Job, state: TrainState) -> dict[str, float]:
-  """Held-out loss and the method's metrics; {} without held-out data."""
+def evaluate(
+  job: jobs.Job, state: TrainState, folder: Path | None = None
+) -> dict[str, float]:
+  """Held-out loss and the method's metrics; {} without held-out data.
+
+  With a folder, the numbers of every held-out group go to `held_out.jsonl`.
+  """
   if job.evaluation is None:
     return {}
   data, sizes = job.evaluation, job.mesh.shape
   multiple = sizes["data"] * sizes["fsdp"]
   prompts = min(job.config.batch.prompts, len(data))
   prompts += -prompts % multiple
-  totals = None
-  for _, batch in loader.batches_in_order(
+  rows: dict[str, list] = {}
+  indices = []
+  for index, batch in loader.batches_in_order(
     data.groups,
     data.kind,
     prompts=prompts,
@@ -229,10 +244,48 @@ def evaluate(job: jobs.Job, state: TrainState) -> dict[str, float]:
     trunk=data.trunk,
   ):
     batch = parallel.put_batch(job.mesh, batch)
-    sums = job.evaluate(state.params, state.method_state, job.frozen, batch)
-    sums = jax.tree.map(float, sums)
-    totals = (
-      sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)
+    numbers = job.evaluate(state.params, state.method_state, job.frozen, batch)
+    indices.append(index[index >= 0])
+    for name, value in numbers.items():
+      rows.setdefault(name, []).append(parallel.to_host(value)[index >= 0])
+  columns = {name: np.concatenate(parts) for name, parts in rows.items()}
+  if folder is not None and jax.process_index() == 0:
+    _write_held_out(folder, data, np.concatenate(indices), columns)
+  loss, weight = columns.pop("loss"), columns.pop("weight")
+  out = {name: float(np.mean(v)) for name, v in columns.items()}
+  return out | {"loss": float(np.sum(loss) / np.sum(weight))}
+
+
+def _write_held_out(folder, data, indices, columns) -> None:
+  lines = []
+  for row, i in enumerate(indices):
+    group = data.groups[i]
+    numbers = {name: float(v[row]) for name, v in columns.items()}
+    lines.append(
+      json.dumps({"id": group.id, "cluster": group.cluster} | numbers)
     )
-  out = {k: v / totals["prompts"] for k, v in totals["metrics"].items()}
-  return out | {"loss": totals["loss"] / totals["weight"]}
+  checkpoint.write_text(folder / HELD_OUT, "\n".join(lines) + "\n")
+
+
+def evaluate_run(folder: str | os.PathLike) -> dict[str, float]:
+  """Held-out numbers of a run's newest checkpoint.
+
+  Raises:
+    XpoError: no checkpoint, or the run has no held-out data.
+  """
+  folder = Path(folder)
+  text = (folder / "config.json").read_text()
+  config = config_lib.from_json(text, str(folder / "config.json"))
+  job = jobs.build(config)
+  if job.evaluation is None:
+    raise usage_error(
+      f"{folder}: the run has no held-out data; set data.eval_source"
+    )
+  with (
+    parallel.use(job.mesh),
+    checkpoint.open_checkpoints(folder, config.train.keep) as manager,
+  ):
+    found = checkpoint.restore(manager, jobs.init_state(job))
+    if found is None:
+      raise checkpoint_error(f"{folder}: no checkpoint in it; train it first")
+    return evaluate(job, found[0], folder)

@@ -62,11 +62,9 @@ def inspect_source(
     on_bad_row,
   )
   account = account.then(later)
-  console.print(
-    f"{source}: {groups[0].kind.name} feedback, K = "
-    f"{'/'.join(map(str, sorted({len(g.completions) for g in groups})))}",
-    markup=False,
-  )
+  sizes = "/".join(map(str, sorted({len(g.completions) for g in groups})))
+  head = f"{source}: {groups[0].kind.name} feedback, K = {sizes}"
+  console.print(head, markup=False, highlight=False)
   console.print(account_table(account))
   for warning in account.warnings:
     console.print(f"warning: {warning}", style="yellow", markup=False)

@@ -1,6 +1,7 @@
 """One door to the data: a path or "films" -> groups and where rows went."""
 
 import collections
+import dataclasses
 import os
 from typing import Any
 
@@ -32,6 +33,30 @@ def load(
     kind = "pairs" if config.format == "auto" else config.format
     return films.load_films(split, kind, limit=limit, seed=seed)
   return load_groups(source, config.format, config.on_bad_row, limit)
+
+
+def prompts(config: Any, limit: int = 0) -> list[Group]:
+  """Distinct prompts of source and split, groups without completions.
+
+  Args:
+    config: source, split, format, on_bad_row as in `load`.
+    limit: the first so many; 0 = all.
+  """
+  if config.source == "films":
+    return films.film_prompts(config.split, limit)
+  groups, _ = load_groups(config.source, config.format, config.on_bad_row)
+  distinct = {g.prompt: g for g in reversed(groups)}
+  kept = list(reversed(distinct.values()))[: limit or None]
+  return [dataclasses.replace(g, completions=(), feedback=()) for g in kept]
+
+
+def texts(config: Any, split: str) -> list[str]:
+  """Every completion of a split: what people wrote."""
+  if config.source == "films":
+    groups, _ = films.load_films(split, "texts")
+  else:
+    groups, _ = load_groups(config.source, config.format, config.on_bad_row)
+  return [c for g in groups for c in g.completions]
 
 
 def load_groups(

@@ -187,9 +187,10 @@ def _parse_line(line: bytes, start: int) -> dict | BadRow:
       " UTF-8; convert the file",
     )
   except json.JSONDecodeError as e:
+    reason = f"{e.msg.removesuffix(' at')} at column {e.colno}"
     return BadRow(
       "bad_json",
-      f"not a JSON object ({e.msg.removesuffix(' at')} at column {e.colno}); mend the line or set"
+      f"not a JSON object ({reason}); mend the line or set"
       " data.on_bad_row=skip",
     )
   except RecursionError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import functools
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -73,7 +74,9 @@ def _lay_out(groups, rows, row_length, targets):
   tokens, positions, group, branch = (
     np.zeros(shape, np.int32) for _ in range(4)
   )
-  place, target = (np.zeros((len(rows), targets), np.int32) for _ in range(2))
+  place, after, target = (
+    np.zeros((len(rows), targets), np.int32) for _ in range(3)
+  )
   for r, row in enumerate(rows):
     m = 0
     for number, (i, at) in enumerate(row, 1):
@@ -91,10 +94,11 @@ def _lay_out(groups, rows, row_length, targets):
         if n:
           place[r, m] = before_first
           place[r, m + 1 : m + n] = np.arange(at, at + n - 1)
+        after[r, m : m + n] = np.arange(at, at + n)
         target[r, m : m + n] = c
         m += n
         at += n
-  return tokens, Places(positions, group, branch), place, target
+  return tokens, Places(positions, group, branch), place, after, target
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -110,20 +114,26 @@ def _row_logps(model: Model, weights, tokens, places, trunk, place, target):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _row_rewards(model: Model, weights, head, tokens, places, trunk, at):
+  states = lm.hidden(model, weights, tokens, places, trunk)
+  return heads.reward(head, heads.gather(states, at))
+
+
 def _row_length(groups) -> int:
   longest = max(group_slots(g) for g in groups)
   return max(256, -(-longest // 64) * 64)
 
 
 def _batches(groups, row_length):
-  """Yields (row lists, padded to CHUNK_ROWS, laid-out arrays)."""
+  """Yields (row lists, padded to CHUNK_ROWS; laid-out arrays)."""
   rows = _rows(groups, row_length)
   most = max(sum(group_targets(groups[i]) for i, _ in row) for row in rows)
   targets = -(-most // 64) * 64
   for start in range(0, len(rows), CHUNK_ROWS):
     part = rows[start : start + CHUNK_ROWS]
     part = part + [[]] * (CHUNK_ROWS - len(part))
-    yield part, _lay_out(groups, part, row_length, targets), len(rows)
+    yield part, _lay_out(groups, part, row_length, targets)
 
 
 def _offsets(sizes) -> np.ndarray:
@@ -143,7 +153,7 @@ def cached(
   path = folder / f"{name}-{digest}.npy"
   if not path.exists():
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")
     out = np.lib.format.open_memmap(
       part, mode="w+", dtype=np.float32, shape=shape
     )
@@ -165,10 +175,8 @@ def trunk_states(
   length = _row_length(groups)
 
   def fill(out):
-    total = len(_rows(groups, length)) // CHUNK_ROWS + 1
-    for rows, (tokens, places, _, _), _ in track(
-      _batches(groups, length), total
-    ):
+    total = -(-len(_rows(groups, length)) // CHUNK_ROWS)
+    for rows, (tokens, places, *_) in track(_batches(groups, length), total):
       states = np.asarray(_row_states(model, trunk, tokens, places))
       for r, row in enumerate(rows):
         for i, at in row:
@@ -204,37 +212,65 @@ def reference_logps(
 
   `trunk` is the lookup of `trunk_states`, used instead of the frozen blocks.
   """
+
+  def numbers(tokens, places, states, place, at, target):
+    return _row_logps(model, weights, tokens, places, states, place, target)
+
+  key = {"weights": fingerprint(weights), "dtype": model.dtype}
+  return _completion_numbers(
+    "logps", key, numbers, model, groups, folder, trunk, track
+  )
+
+
+def reward_scores(
+  model: Model,
+  weights: Weights,
+  head: PyTree,
+  groups: Sequence,
+  folder: Path,
+  trunk: Callable | None = None,
+  track: Callable = lambda it, total: it,
+) -> Callable:
+  """A lookup group -> list over K of float32 [n_k] reward-head values."""
+
+  def numbers(tokens, places, states, place, at, target):
+    return _row_rewards(model, weights, head, tokens, places, states, at)
+
+  key = {"weights": fingerprint((weights, head)), "dtype": model.dtype}
+  return _completion_numbers(
+    "rewards", key, numbers, model, groups, folder, trunk, track
+  )
+
+
+def _completion_numbers(
+  name, key, numbers, model, groups, folder, trunk, track
+) -> Callable:
+  """Caches one number a completion token; see `reference_logps`."""
   offsets = _offsets([group_targets(g) for g in groups])
   length = _row_length(groups)
 
   def fill(out):
-    total = len(_rows(groups, length)) // CHUNK_ROWS + 1
-    for rows, (tokens, places, place, target), _ in track(
+    total = -(-len(_rows(groups, length)) // CHUNK_ROWS)
+    for rows, (tokens, places, place, at, target) in track(
       _batches(groups, length), total
     ):
       states = None
       if trunk is not None:
         states = np.zeros((*tokens.shape, model.config.width), np.float32)
         for r, row in enumerate(rows):
-          for i, at in row:
-            states[r, at : at + group_slots(groups[i])] = trunk(groups[i])
-      logps = np.asarray(
-        _row_logps(model, weights, tokens, places, states, place, target)
-      )
+          for i, start in row:
+            end = start + group_slots(groups[i])
+            states[r, start:end] = trunk(groups[i])
+      found = np.asarray(numbers(tokens, places, states, place, at, target))
       for r, row in enumerate(rows):
         m = 0
         for i, _ in row:
           n = offsets[i + 1] - offsets[i]
-          out[offsets[i] : offsets[i + 1]] = logps[r, m : m + n]
+          out[offsets[i] : offsets[i + 1]] = found[r, m : m + n]
           m += n
 
-  key = {
-    "tokens": tokens_fingerprint(groups),
-    "weights": fingerprint(weights),
-    "dtype": model.dtype,
-  }
-  array = cached(folder, "reference", key, (int(offsets[-1]),), fill)
-
+  key = key | {"tokens": tokens_fingerprint(groups)}
+  array = cached(folder, name, key, (int(offsets[-1]),), fill)
   number = _number(groups)
 
   def look_up(group):
@@ -254,6 +290,8 @@ def _number(groups):
 
 
 def clean(folder: Path) -> None:
-  """Removes halves of interrupted computations."""
+  """Removes halves of interrupted computations of processes now gone."""
   for part in folder.glob("*.part"):
-    part.unlink()
+    pid = part.suffixes[-2].lstrip(".")
+    if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+      part.unlink(missing_ok=True)

@@ -111,7 +111,7 @@ def rotate(x: Array, positions: Array, theta: float) -> Array:
   """Rotary embedding, half-split. x [R, L, H, C], positions [R, L]."""
   half = x.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions[..., None].astype(jnp.float32) * frequency
+  angle = positions[..., None].astype(jnp.float32) * frequency[None, None]
   cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
   a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -129,7 +129,7 @@ class RMSNorm(nn.Module):
     scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
     y = x.astype(jnp.float32)
     y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-    return (y * scale).astype(x.dtype)
+    return (y * scale[None, None]).astype(x.dtype)
 
 
 def project(

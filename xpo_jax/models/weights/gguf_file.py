@@ -1,5 +1,6 @@
 """Llama-family GGUF files, dequantised to float32."""
 
+import math
 from pathlib import Path
 import struct
 
@@ -8,7 +9,11 @@ import numpy as np
 
 from xpo_jax.errors import XpoError, checkpoint_error
 from xpo_jax.models.transformer import TransformerConfig
-from xpo_jax.models.weights import llama_names, tokenizer_files
+from xpo_jax.models.weights import (
+  llama_config,
+  llama_names,
+  tokenizer_files,
+)
 from xpo_jax.models.weights.json_file import first_line
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.types import PyTree
@@ -52,6 +57,10 @@ def load_gguf(
     return config, params, tokenizer_files.tokenizer_from_gguf(reader)
   except XpoError as e:
     raise checkpoint_error(f"{path}: {e}") from e
+  except UnicodeDecodeError as e:  # strings are decoded when asked for
+    raise checkpoint_error(
+      f"{path}: damaged GGUF ({first_line(e)}); copy the file again"
+    ) from e
 
 
 def gguf_name(name: str) -> str:
@@ -105,12 +114,10 @@ def _config(reader) -> TransformerConfig:
       f"architecture {family!r} is not supported, only {ARCHITECTURE!r}"
     )
   own = lambda key: field(f"{ARCHITECTURE}.{key}")
-  width, heads = (
-    _size(own, "embedding_length"),
-    _size(own, "attention.head_count"),
-  )
-  head_dim = own("attention.key_length") or width // heads
-  rotated = own("rope.dimension_count") or head_dim
+  size = lambda key, default=None: _size(own, key, default)
+  width, heads = size("embedding_length"), size("attention.head_count")
+  head_dim = size("attention.key_length", width // heads)
+  rotated = size("rope.dimension_count", head_dim)
   scaling = own("rope.scaling.type") or "none"
   if rotated != head_dim or scaling != "none" or own("expert_count"):
     raise checkpoint_error(
@@ -121,17 +128,17 @@ def _config(reader) -> TransformerConfig:
   tokens = reader.fields.get("tokenizer.ggml.tokens")
   names = {t.name for t in reader.tensors}
   return TransformerConfig(
-    vocab_size=own("vocab_size") or len(tokens.data if tokens else []),
+    vocab_size=size("vocab_size", len(tokens.data) if tokens else None),
     width=width,
-    layers=_size(own, "block_count"),
+    layers=size("block_count"),
     heads=heads,
-    kv_heads=own("attention.head_count_kv") or heads,
+    kv_heads=size("attention.head_count_kv", heads),
     head_dim=head_dim,
-    mlp_width=_size(own, "feed_forward_length"),
-    rope_theta=_float(own("rope.freq_base") or 10_000.0),
-    norm_eps=_float(own("attention.layer_norm_rms_epsilon") or 1e-5),
+    mlp_width=size("feed_forward_length"),
+    rope_theta=_float(own, "rope.freq_base", 10_000.0),
+    norm_eps=_float(own, "attention.layer_norm_rms_epsilon", 1e-5),
     tied="output.weight" not in names,
-    max_length=_size(own, "context_length"),
+    max_length=size("context_length"),
   )
 
 
@@ -140,15 +147,24 @@ def _field(reader, key: str):
   return None if found is None else found.contents()
 
 
-def _size(own, key: str) -> int:
+def _size(own, key: str, default: int | None) -> int:
   value = own(key)
-  if not isinstance(value, int) or not 0 < value <= 2**31 - 1:
+  value = default if value is None else value
+  if not isinstance(value, int) or not 0 < value <= llama_config.MAX_SIZE:
     raise checkpoint_error(f"field {key}={value!r}, want a whole number > 0")
+  if key == "block_count" and value > llama_config.MAX_LAYERS:
+    raise checkpoint_error(
+      f"field {key}={value}, want at most {llama_config.MAX_LAYERS}"
+    )
   return value
 
 
-def _float(value: float) -> float:
+def _float(own, key: str, default: float) -> float:
   """The shortest decimal of a float32: 1e-05, not 9.999999747378752e-06."""
+  value = own(key)
+  value = default if value is None else value
+  if not isinstance(value, float) or not 0 < value < math.inf:
+    raise checkpoint_error(f"field {key}={value!r}, want a number > 0")
   return float(str(np.float32(value)))
 
 

@@ -87,12 +87,13 @@ def _refuse_other_families(raw: dict, path: Path) -> None:
     "mlp_bias": (False, None),
     "quantization_config": (None,),
     "partial_rotary_factor": (1.0, None),
+    "tie_word_embeddings": (True, False, None),
   }
   for key, allowed in wanted.items():
     if raw.get(key) not in allowed:
       raise checkpoint_error(
         f"{path}: {key}={raw.get(key)!r} is not supported, only"
-        f" {allowed[0]!r} (Llama family)"
+        f" {' or '.join(map(str, allowed))} (Llama family)"
       )
 
 

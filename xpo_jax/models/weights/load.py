@@ -15,7 +15,6 @@ from xpo_jax.errors import (
   usage_error,
 )
 from xpo_jax.models.presets import PRESETS, Preset
-from xpo_jax.models.transformer import TransformerConfig
 from xpo_jax.models.weights import gguf_file, safetensors_folder
 from xpo_jax.models.weights.tokenizer import Tokenizer, byte_tokenizer
 from xpo_jax.types import PyTree
@@ -54,7 +53,7 @@ def load_weights(source: str) -> Weights:
     config, params, tokenizer = gguf_file.load_gguf(source)
   else:
     raise _unknown(source)
-  _check_vocabulary(source, config, tokenizer)
+  safetensors_folder.check_vocabulary(config, tokenizer, source)
   return Weights(dataclasses.asdict(config), params, tokenizer)
 
 
@@ -69,15 +68,6 @@ def _unknown(source: str) -> XpoError:
     f"model.source={source!r}: no such preset, folder or .gguf file; the"
     f" nearest preset is {(near or sorted(PRESETS))[0]!r}"
   )
-
-
-def _check_vocabulary(source, config: TransformerConfig, tokenizer) -> None:
-  # Ids past the table would be clipped without a word by the lookup.
-  if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-    raise checkpoint_error(
-      f"{source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the"
-      f" model only {config.vocab_size} tokens; they do not belong together"
-    )
 
 
 def _load_preset(preset: Preset):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import contextlib
 import os
 from pathlib import Path
-import re
 import shutil
 import tempfile
 
@@ -25,22 +24,24 @@ from xpo_jax.models.weights import (
   llama_names,
   tokenizer_files,
 )
+from xpo_jax.models.weights.safetensors_files import (
+  INDEX,
+  check_index,
+  files_of,
+  homes,
+  open_file,
+  read_tensor,
+)
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.types import PyTree
 
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 4 * 10**9
-MAX_HEADER_BYTES = 32 * 2**20
-MAX_TENSORS = 100_000
 FLOATS = ("F32", "F16", "BF16")
 DTYPES = {
   "float32": np.float32,
   "bfloat16": ml_dtypes.bfloat16,
   "float16": np.float16,
 }
-_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\.safetensors")
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_BUFFERS = re.compile(r".*rotary_emb\.inv_freq")  # old exports; recomputed
 
 
 def load_folder(
@@ -62,12 +63,12 @@ def load_folder(
     json_file.read_json(config_path), config_path
   )
   with contextlib.ExitStack() as stack:
-    files = {p: stack.enter_context(_open(p)) for p in _files(folder)}
-    home = _homes(files)
-    _check_index(folder, home)
+    files = {p: stack.enter_context(open_file(p)) for p in files_of(folder)}
+    home = homes(files)
+    check_index(folder, home)
     aliases = _check_names(home, config, folder)
     _check_shapes(home, files, llama_names.expected(config), aliases)
-    read = lambda name: _read(files, home, aliases.get(name, name))
+    read = lambda name: read_tensor(files, home, aliases.get(name, name))
     if config.tied and llama_names.HEAD in home:
       _check_tied(read, home[llama_names.HEAD])
     params = llama_names.to_tree(read, config)
@@ -80,101 +81,6 @@ def _why_no_model(folder: Path) -> str:
   if (folder / "adapter_config.json").is_file():
     return "a LoRA adapter, not a whole model; merge it into its base first"
   return "no config.json; want a Hugging Face model folder"
-
-
-def _files(folder: Path) -> list[Path]:
-  """The safetensors files that make up the model."""
-  single = folder / "model.safetensors"
-  if single.is_file():
-    return [single]
-  index = folder / INDEX
-  if index.is_file():
-    return _files_of_index(index)
-  found = sorted(folder.glob("*.safetensors"))
-  if found:
-    return found
-  pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-  if pickles:
-    raise checkpoint_error(
-      f"{folder / pickles[0]}: pickle-based weights are never opened; convert"
-      " to safetensors"
-    )
-  raise checkpoint_error(f"{folder}: no *.safetensors file")
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-  found = json_file.read_json(index).get("weight_map")
-  if not isinstance(found, dict) or not found:
-    raise checkpoint_error(f"{index}: no weight_map")
-  return found
-
-
-def _files_of_index(index: Path) -> list[Path]:
-  shards = sorted({str(s) for s in _weight_map(index).values()})
-  for shard in shards:
-    if not _FILE_NAME.fullmatch(shard):
-      raise checkpoint_error(
-        f"{index}: shard {shard!r} is not a plain *.safetensors file name"
-      )
-    if not (index.parent / shard).is_file():
-      raise checkpoint_error(
-        f"{index}: shard {shard!r} is missing; copy it into the folder"
-      )
-  return [index.parent / shard for shard in shards]
-
-
-def _open(path: Path):
-  """A safetensors handle; the library checks offsets, overlaps and holes."""
-  try:
-    with open(path, "rb") as f:
-      header = int.from_bytes(f.read(8), "little")
-    if header > MAX_HEADER_BYTES:
-      raise checkpoint_error(
-        f"{path}: header of {header} bytes, at most {MAX_HEADER_BYTES}; not a"
-        " safetensors file, or a damaged one"
-      )
-    handle = safetensors.safe_open(path, framework="numpy")
-  except OSError as e:
-    raise checkpoint_error(f"{path}: {json_file.first_line(e)}") from e
-  except safetensors.SafetensorError as e:
-    raise checkpoint_error(
-      f"{path}: {json_file.first_line(e)}; copy the file again"
-    ) from e
-  if len(handle.keys()) > MAX_TENSORS:
-    raise checkpoint_error(
-      f"{path}: {len(handle.keys())} tensors, at most {MAX_TENSORS}"
-    )
-  return handle
-
-
-def _homes(files: dict) -> dict[str, Path]:
-  """{tensor name: its file}; buffers that are recomputed left out."""
-  home = {}
-  for path, handle in files.items():
-    for name in handle.keys():
-      if name in home:
-        raise checkpoint_error(
-          f"{path}: tensor {name!r} is also in {home[name].name}; remove one"
-        )
-      if not _BUFFERS.fullmatch(name):
-        home[name] = path
-  return home
-
-
-def _check_index(folder: Path, home: dict[str, Path]) -> None:
-  index = folder / INDEX
-  if (folder / "model.safetensors").is_file() or not index.is_file():
-    return
-  for name, shard in _weight_map(index).items():
-    there = home.get(name)
-    if there is None and not _BUFFERS.fullmatch(name):
-      raise checkpoint_error(
-        f"{index}: tensor {name!r} is not in {shard}; copy the shard again"
-      )
-    if there is not None and there.name != shard:
-      raise checkpoint_error(
-        f"{index}: tensor {name!r} is in {there.name}, not in {shard}"
-      )
 
 
 def _check_names(
@@ -221,25 +127,23 @@ def _check_shapes(home, files, expected, aliases) -> None:
       )
 
 
-def _read(files, home, name: str) -> np.ndarray:
-  try:
-    value = files[home[name]].get_tensor(name).astype(np.float32)
-  except (OSError, safetensors.SafetensorError) as e:
-    raise checkpoint_error(f"{home[name]}: {json_file.first_line(e)}") from e
-  if not np.isfinite(value).all():
-    raise checkpoint_error(
-      f"{home[name]}: tensor {name!r} holds NaN or Inf; these weights are"
-      " broken"
-    )
-  return value
-
-
 def _check_tied(read, path: Path) -> None:
   head, embedding = read(llama_names.HEAD), read(llama_names.EMBEDDING)
   if not np.array_equal(head, embedding):
     raise checkpoint_error(
       f"{path}: lm_head.weight differs from the embedding though config.json"
       " says tied; set tie_word_embeddings to false"
+    )
+
+
+def check_vocabulary(
+  config: TransformerConfig, tokenizer: Tokenizer | None, where: str | Path
+) -> None:
+  """Refuses ids past the table: the lookup would clip them without a word."""
+  if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+    raise checkpoint_error(
+      f"{where}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the"
+      f" model only {config.vocab_size} tokens; they do not belong together"
     )
 
 
@@ -271,6 +175,7 @@ def save_folder(
   folder = Path(folder)
   if dtype not in DTYPES:
     raise usage_error(f"dtype={dtype!r}: want one of {', '.join(DTYPES)}")
+  check_vocabulary(config, tokenizer, folder)
   tensors = llama_names.from_tree(params, config)
   tensors = {n: _cast(n, x, dtype) for n, x in tensors.items()}
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -301,13 +206,13 @@ def _cast(name: str, x: np.ndarray, dtype: str) -> np.ndarray:
 def _write(folder, config, tensors, tokenizer, dtype, shard_bytes) -> None:
   ids = {}
   if tokenizer is not None:
-    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    if tokenizer.bos_id is not None:
-      ids["bos_token_id"] = tokenizer.bos_id
+    ids = {"eos_token_id": tokenizer.eos_id, "bos_token_id": tokenizer.bos_id}
     tokenizer_files.save_tokenizer(tokenizer, folder)
   content = llama_config.config_to_hf(config, dtype)
   json_file.write_json(folder / "config.json", content | ids)
-  json_file.write_json(folder / "generation_config.json", ids)
+  # Not in config.json: there a pad id would stop EOS's row from training.
+  pad = {"pad_token_id": ids["eos_token_id"]} if ids else {}
+  json_file.write_json(folder / "generation_config.json", ids | pad)
   shards = _split(tensors, shard_bytes)
   if len(shards) == 1:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})

@@ -26,35 +26,56 @@ def tokenizer_from_gguf(reader) -> Tokenizer:
     XpoError: (66) fields missing, or a kind that is not byte-level BPE with
       the "smollm" or "gpt-2" splitting.
   """
-  field = lambda name, default=None: _gguf_field(reader, name, default)
+  field = lambda name, default=None: _gguf_value(
+    reader, f"tokenizer.ggml.{name}", default
+  )
   kind, pre = field("model"), field("pre", "gpt-2")
   if kind != "gpt2" or pre not in ("smollm", "gpt-2"):
     raise checkpoint_error(
       f"tokenizer {kind!r} with splitting {pre!r} is not supported in GGUF"
       " (only gpt2 with smollm or gpt-2); use the model's Hugging Face folder"
     )
-  tokens, types = field("tokens"), field("token_type")
-  merges, eos = field("merges"), field("eos_token_id")
-  if not tokens or merges is None or len(types or tokens) != len(tokens):
-    raise checkpoint_error("tokenizer tokens, types or merges are missing")
-  if eos is None or not 0 <= eos < len(tokens):
-    raise checkpoint_error(f"tokenizer has no EOS (eos_token_id {eos})")
+  tokens = _list(field("tokens"), "tokens", str)
+  merges = _list(field("merges"), "merges", str)
+  kinds = _list(field("token_type", [1] * len(tokens)), "token_type", int)
   vocab = {text: i for i, text in enumerate(tokens)}
+  if not len(vocab) == len(tokens) == len(kinds):
+    raise checkpoint_error(
+      f"tokenizer has {len(tokens)} tokens, {len(vocab)} of them different, and"
+      f" {len(kinds)} token types; want equal numbers"
+    )
+  eos = _gguf_id(field("eos_token_id"), "eos_token_id", tokens)
+  kinds[eos] = GGUF_CONTROL  # or user text could spell it
   pairs = [tuple(m.split(" ", 1)) for m in merges]
   try:
     core = byte_level(models.BPE(vocab=vocab, merges=pairs), pre == "smollm")
   except Exception as e:  # the library raises a bare Exception
     raise checkpoint_error(f"tokenizer: {first_line(e)}") from e
-  kinds = types or [1] * len(tokens)
   core.add_special_tokens(
     [control_token(t) for t, k in zip(tokens, kinds) if k == GGUF_CONTROL]
   )
   core.add_tokens([t for t, k in zip(tokens, kinds) if k == GGUF_USER_DEFINED])
-  bos = field("bos_token_id") if field("add_bos_token", False) else None
-  if bos is not None:
+  bos = None
+  if field("add_bos_token", False):
+    bos = _gguf_id(field("bos_token_id"), "bos_token_id", tokens)
     _start_with(core, tokens[bos], bos)
   template = _gguf_value(reader, "tokenizer.chat_template", None)
-  return Tokenizer(core, int(eos), bos, template)
+  return Tokenizer(core, eos, bos, template)
+
+
+def _list(value, name: str, kind: type) -> list:
+  whole = isinstance(value, list) and all(isinstance(x, kind) for x in value)
+  if not whole or not value:
+    raise checkpoint_error(f"tokenizer field {name!r} is missing or damaged")
+  return list(value)
+
+
+def _gguf_id(value, name: str, tokens: list[str]) -> int:
+  if not isinstance(value, int) or not 0 <= value < len(tokens):
+    raise checkpoint_error(
+      f"tokenizer field {name}={value!r}, want an id below {len(tokens)}"
+    )
+  return value
 
 
 def _start_with(core: tokenizers.Tokenizer, text: str, token_id: int) -> None:
@@ -62,10 +83,6 @@ def _start_with(core: tokenizers.Tokenizer, text: str, token_id: int) -> None:
   core.post_processor = processors.TemplateProcessing(
     single=f"{text} $A", pair=f"{text} $A $B", special_tokens=[(text, token_id)]
   )
-
-
-def _gguf_field(reader, name: str, default):
-  return _gguf_value(reader, f"tokenizer.ggml.{name}", default)
 
 
 def _gguf_value(reader, key: str, default):
@@ -120,15 +137,15 @@ def _token(settings: dict, name: str) -> str | None:
 
 
 def _extra_control(settings: dict) -> list[str]:
-  names = settings.get("additional_special_tokens") or []
-  if isinstance(names, list):
-    return [n["content"] if isinstance(n, dict) else n for n in names]
-  return []
+  names = settings.get("additional_special_tokens")
+  names = names if isinstance(names, list) else []
+  return [n.get("content") if isinstance(n, dict) else n for n in names]
 
 
 def _mark_control(content: dict, names: list[str | None]) -> None:
   """Some folders forget `special` on EOS; then user text could spell it."""
-  for token in content.get("added_tokens") or []:
+  added = content.get("added_tokens")
+  for token in added if isinstance(added, list) else []:
     if isinstance(token, dict) and token.get("content") in names:
       token["special"] = True
 
@@ -151,8 +168,8 @@ def _template(folder: Path, settings: dict) -> str | None:
       raise checkpoint_error(f"{path}: {first_line(e)}") from e
   value = settings.get("chat_template")
   if isinstance(value, list):  # [{"name": "default", "template": ...}, ...]
-    named = {x.get("name"): x.get("template") for x in value}
-    value = named.get("default")
+    wanted = lambda x: isinstance(x, dict) and x.get("name") == "default"
+    value = next((x.get("template") for x in value if wanted(x)), None)
   return value if isinstance(value, str) else None
 
 

@@ -1,0 +1,247 @@
+"""A run is a list of stages, each a folder with a manifest.
+
+A finished stage is skipped, a killed one resumes, a changed config is refused.
+A stage is a training config (it has `method`) or an evaluation (it has
+`policies`). "stage:NAME" in any value means the folder of that stage.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import json
+import os
+from pathlib import Path
+import time
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from xpo_jax import (
+  checkpoint,
+  config,
+  evaluation,
+  metrics,
+  progress,
+  report,
+  train,
+)
+from xpo_jax.errors import checkpoint_error, usage_error
+
+PREFIX = "stage:"
+MANIFEST = "manifest.json"
+
+
+def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
+  """Runs the stages in `settings.order`, then writes report.html.
+
+  Args:
+    settings: order (names), stages {name: config}, title, model, data, notes.
+    workdir: gets one folder a stage and the report.
+
+  Returns:
+    {stage: its summary}.
+
+  Raises:
+    XpoError: a stage's config is wrong (before anything starts), or a folder
+      holds a stage of another config.
+  """
+  workdir = Path(workdir)
+  stages = resolve(settings, workdir)
+  for stage in stages.values():
+    if "method" in stage:
+      config.validate(stage)
+  digests = _digests(stages)
+  done = {}
+  with checkpoint.locked(workdir):
+    for name in stages:
+      _refuse_change(workdir / name, digests[name])
+    for number, (name, stage) in enumerate(stages.items(), 1):
+      title = f"stage {number} of {len(stages)}: {name}"
+      done[name] = _stage(title, stage, workdir / name, digests[name])
+    path = _report(settings, stages, done, workdir)
+  _show(done)
+  print(f"report: {path}")
+  return done
+
+
+def resolve(settings: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
+  """Stages in order, "stage:NAME" replaced by that stage's folder.
+
+  Raises:
+    XpoError: order and stages differ, or a stage names a later one.
+  """
+  order = list(settings.order)
+  if sorted(order) != sorted(settings.stages):
+    raise usage_error(
+      f"order={order} must name each of stages={sorted(settings.stages)} once"
+    )
+  out: dict[str, ConfigDict] = {}
+  for name in order:
+
+    def place(value, name=name):
+      if isinstance(value, ConfigDict):
+        return {k: place(v) for k, v in value.items()}
+      if isinstance(value, str) and value.startswith(PREFIX):
+        other = value.removeprefix(PREFIX)
+        if other not in out:
+          raise usage_error(
+            f"stages.{name}: {value!r} is no earlier stage; earlier ones: "
+            f"{', '.join(out) or 'none'}"
+          )
+        return str(workdir / other)
+      return value
+
+    out[name] = ConfigDict(place(settings.stages[name])).lock()
+  return out
+
+
+def _digests(stages: Mapping[str, ConfigDict]) -> dict[str, str]:
+  """A stage's digest covers its config and all stages before it."""
+  out, before = {}, ""
+  for name, stage in stages.items():
+    text = json.dumps(stage.to_dict(), sort_keys=True, default=str)
+    before = hashlib.sha256(f"{before}{name}{text}".encode()).hexdigest()
+    out[name] = before
+  return out
+
+
+def _refuse_change(folder: Path, digest: str) -> None:
+  path = folder / MANIFEST
+  if not path.exists():
+    return
+  try:
+    found = json.loads(path.read_text())["digest"]
+  except (ValueError, KeyError) as e:
+    raise checkpoint_error(f"{path}: unreadable; delete {folder}") from e
+  if found != digest:
+    raise usage_error(
+      f"{folder} was made with another config (or an earlier stage has "
+      "changed); delete this folder and the later ones, or choose another "
+      "--workdir"
+    )
+
+
+def _stage(title: str, stage, folder: Path, digest: str) -> dict:
+  path = folder / MANIFEST
+  manifest = {"digest": digest, "seconds": 0.0, "summary": None}
+  if path.exists():
+    manifest = json.loads(path.read_text())
+  if manifest["summary"] is not None:
+    print(f"{title}: finished before, skipped")
+    return manifest
+  print(f"\n{title}")
+  folder.mkdir(parents=True, exist_ok=True)
+  checkpoint.write_json(path, manifest)
+  began = time.monotonic()
+  if "method" in stage:
+    summary = train.run(stage, folder)
+  else:
+    summary = evaluation.run(stage, folder)
+  manifest["summary"] = summary
+  manifest["seconds"] = round(time.monotonic() - began, 1)
+  checkpoint.write_json(path, manifest)
+  return manifest
+
+
+def _show(done: dict) -> None:
+  for manifest in done.values():
+    for table in manifest["summary"].get("tables", ()):
+      progress.print_table(table["title"], table["columns"], table["rows"])
+    samples = manifest["summary"].get("samples", ())
+    if samples:
+      report.print_samples(samples[:4])
+
+
+def _report(settings, stages, done, workdir: Path) -> Path:
+  """Collects what the stages left and writes report.html."""
+  tables, samples, headline = [], [], []
+  for manifest in done.values():
+    tables += manifest["summary"].get("tables", [])
+    samples += manifest["summary"].get("samples", [])
+  tables.append(_accuracies(done, workdir))
+  headline += _headline(done, tables[-1])
+  trained = {k: v for k, v in stages.items() if "method" in v}
+  return report.write_report(
+    workdir,
+    {
+      "title": settings.title,
+      "model": settings.model,
+      "data": settings.data,
+      "method": ", ".join(s.method.name for s in trained.values()),
+      "seed": next(iter(trained.values())).seed if trained else 0,
+      "headline": headline,
+      "notes": list(settings.notes),
+      "tables": tables,
+      "samples": samples,
+      "stages": [
+        {
+          "name": name,
+          "config": stages[name].to_dict(),
+          "metrics": metrics.read_metrics(workdir / name),
+          "seconds": manifest["seconds"],
+        }
+        for name, manifest in done.items()
+      ],
+    },
+  )
+
+
+def _accuracies(done, workdir: Path) -> dict:
+  rows = []
+  for name in done:
+    found = evaluation.held_out_accuracy(workdir / name)
+    if found is not None:
+      rows.append([name, f"{found.mean:.3f} ± {found.se:.3f}", str(found.n)])
+  return {
+    "title": "Held-out pairs ranked as people ranked them",
+    "columns": ["stage", "accuracy", "pairs"],
+    "rows": rows,
+  }
+
+
+def _headline(done, accuracies) -> list[dict]:
+  tiles = []
+  for manifest in done.values():
+    for measure, change in manifest["summary"].get("differences", {}).items():
+      if measure in ("VADER", "TextBlob") and np.isfinite(change[0]):
+        tiles.append(
+          {
+            "label": f"{measure}, change",
+            "value": f"{change[0]:+.2f}",
+            "detail": f"95% interval {change[1]:+.2f} to {change[2]:+.2f}",
+          }
+        )
+  for name, accuracy, pairs in accuracies["rows"]:
+    tiles.append(
+      {
+        "label": f"{name} accuracy",
+        "value": accuracy.split()[0],
+        "detail": f"{pairs} held-out pairs",
+      }
+    )
+  return tiles
+
+
+def evaluate(folder: str | os.PathLike) -> None:
+  """Prints a finished run's tables, or evaluates a training run again.
+
+  Raises:
+    XpoError: the folder is no run.
+  """
+  folder = Path(folder)
+  found = sorted(folder.glob("*/evaluation.json"))
+  for path in found:
+    for table in json.loads(path.read_text())["tables"]:
+      progress.print_table(table["title"], table["columns"], table["rows"])
+  if found:
+    return
+  if not (folder / "model.json").is_file():
+    raise checkpoint_error(
+      f"{folder}: neither a training run nor a finished `xpo run`; name the "
+      "folder that was --workdir"
+    )
+  numbers = train.evaluate_run(folder)
+  progress.print_table(
+    f"held-out data of {folder}",
+    ("metric", "value"),
+    [(k, f"{v:.4f}") for k, v in sorted(numbers.items())],
+  )

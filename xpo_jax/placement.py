@@ -1,0 +1,138 @@
+"""Where a run's weights come from and which of them move.
+
+A config decides the split into trainable parameters (all weights, the last
+blocks, or LoRA factors, plus a reward head) and frozen ones.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from xpo_jax import checks, parallel, pretrained
+from xpo_jax.errors import usage_error
+from xpo_jax.methods.registry import Method
+from xpo_jax.models import heads, states
+from xpo_jax.models import model as lm
+from xpo_jax.models.model import Model
+from xpo_jax.models.weights.tokenizer import train_bpe
+from xpo_jax.pretrained import Pretrained
+from xpo_jax.trio import Frozen
+from xpo_jax.types import PyTree
+
+TINY_VOCABULARY = 2048
+
+
+def load_policy(config, texts) -> Pretrained:
+  """The policy's start; the tiny preset learns its own BPE from `texts`."""
+  if config.model.source != "tiny":
+    return pretrained.load_pretrained(config.model.source, config.model.dtype)
+  tokenizer = train_bpe(texts, TINY_VOCABULARY)
+  tiny = pretrained.load_weights("tiny").config_kwargs
+  sizes = pretrained.TransformerConfig(
+    **{**tiny, "vocab_size": tokenizer.vocab_size}
+  )
+  model = Model(sizes, dtype=config.model.dtype)
+  params = pretrained.random_params(model, config.seed)
+  return Pretrained(model, params, tokenizer)
+
+
+def make_model(config, base: Model) -> Model:
+  """Adds the trunk and LoRA settings of the config to a loaded model."""
+  trained, layers = config.model.trained_blocks, base.config.layers
+  checks.check_model(config, layers=layers, context=base.config.max_length)
+  rank = config.lora.rank
+  alpha = config.lora.alpha or 2.0 * rank
+  return dataclasses.replace(
+    base,
+    trunk_blocks=layers - trained if trained else 0,
+    lora=(rank, alpha / rank if rank else 1.0),
+    dtype=config.model.dtype,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """Host parameters by what happens to them."""
+
+  trainable: PyTree  # {"policy": {"top" | "lora", "reward_head"?}}
+  logical: PyTree  # their logical axes
+  trunk: PyTree  # frozen first blocks, {} without
+  top: PyTree  # the start of the rest; frozen under LoRA
+
+
+def start_params(
+  config, model: Model, base: Pretrained, method: Method
+) -> Parts:
+  """Splits the loaded weights and adds LoRA factors or a reward head."""
+  names = lm.specs(model)
+  trunk, top = lm.split(base.params, model.trunk_blocks)
+  if model.lora[0]:
+    make = jax.jit(lambda key: lm.init_lora(model, key))
+    tree = make(jax.random.fold_in(jax.random.key(config.seed), 1))
+    policy = {"lora": jax.tree.map(np.asarray, nn.unbox(tree))}
+    logical = {"lora": nn.get_partition_spec(tree)}
+  else:
+    policy, logical = {"top": top}, {"top": {k: names[k] for k in top}}
+  if method.trains_reward:
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    head = base.reward_head or heads.init_reward_head(key, model.config.width)
+    policy["reward_head"] = jax.tree.map(np.asarray, head)
+    empty = jax.sharding.PartitionSpec()
+    logical["reward_head"] = jax.tree.map(lambda _: empty, head)
+  return Parts({"policy": policy}, {"policy": logical}, trunk, top)
+
+
+def make_frozen(
+  config, mesh, model: Model, parts: Parts, method: Method, settings: dict
+) -> tuple[Frozen, PyTree]:
+  """(frozen weights on the mesh, the reference's top on the host).
+
+  Raises:
+    XpoError: a reference of another architecture or trunk, or one that LoRA
+      cannot have live.
+  """
+  names = lm.specs(model)
+  put = lambda tree: parallel.put_params(
+    mesh, tree, {k: names[k] for k in tree}
+  )
+  needed = "reference_logps" in method.needs(settings)
+  reference, lora = parts.top, bool(model.lora[0])
+  live = needed and config.reference.mode == "live"
+  if config.reference.source and not needed:
+    raise usage_error(
+      f"reference.source={config.reference.source!r}: {method.id} uses no "
+      "reference with these keywords; remove it"
+    )
+  if config.reference.source:
+    if live and lora:
+      raise usage_error(
+        "reference.mode=live: under LoRA the live reference is the base; with "
+        "reference.source use reference.mode=cached"
+      )
+    reference = _other_reference(config, model, parts.trunk)
+  frozen = Frozen(
+    trunk=put(parts.trunk),
+    top=put(parts.top) if lora else None,
+    reference=put(reference) if live and not lora else None,
+  )
+  return frozen, reference
+
+
+def _other_reference(config, model: Model, trunk: PyTree) -> PyTree:
+  """The top of reference.source, whose trunk must be the policy's."""
+  source = config.reference.source
+  other = pretrained.load_pretrained(source, config.model.dtype)
+  if other.model.config != model.config:
+    raise usage_error(
+      f"reference.source={source!r}: another architecture than the policy's; "
+      "use a checkpoint of the same model"
+    )
+  other_trunk, top = lm.split(other.params, model.trunk_blocks)
+  if states.fingerprint(other_trunk) != states.fingerprint(trunk):
+    raise usage_error(
+      f"reference.source={source!r}: its frozen blocks differ from the "
+      "policy's; set model.trained_blocks=0"
+    )
+  return top
