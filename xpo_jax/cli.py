@@ -117,6 +117,12 @@ def _parse(name, command, rest) -> argparse.Namespace | None:
   return args
 
 
+def _start_jax() -> None:
+  from xpo_jax import fetch, parallel
+
+  parallel.start(fetch.cache_folder())
+
+
 def _train(argv: list[str]) -> None:
   from xpo_jax import config, flags
 
@@ -124,9 +130,9 @@ def _train(argv: list[str]) -> None:
   if "stages" in chosen:
     raise usage_error("this config has stages; use `xpo run`")
   config.validate(chosen)
-  from xpo_jax import parallel, train
+  from xpo_jax import train
 
-  parallel.join_processes()
+  _start_jax()
   train.run(chosen, options["workdir"])
 
 
@@ -136,9 +142,9 @@ def _run(argv: list[str]) -> None:
   chosen, options = flags.parse(argv)
   if "stages" not in chosen:
     raise usage_error("this config has no stages; use `xpo train`")
-  from xpo_jax import parallel, pipeline
+  from xpo_jax import pipeline
 
-  parallel.join_processes()
+  _start_jax()
   pipeline.run(chosen, options["workdir"])
 
 
@@ -172,6 +178,7 @@ def _sample(args: argparse.Namespace) -> None:
     raise usage_error(f"--max-new-tokens={args.max_new_tokens} must be >= 1")
   if args.seed < 0:
     raise usage_error(f"--seed={args.seed} must be >= 0")
+  _start_jax()
   from xpo_jax import talk
 
   source = args.checkpoint or args.model
@@ -253,6 +260,7 @@ def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
   _must_be_folder("--run", args.run)
+  _start_jax()
   from xpo_jax import pipeline
 
   pipeline.evaluate(args.run)

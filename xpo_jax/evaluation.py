@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from xpo_jax import checkpoint, fetch, pretrained, progress, train
@@ -95,25 +94,43 @@ def sample_policy(
   ]
 
 
-def _numbers(split: Split, groups, what: str, trunk=None) -> np.ndarray:
-  """[N] sequence log-probs or last-token rewards of all completions."""
-  folder = fetch.cache_folder() / "states"
-  weights = Weights(split.trunk, split.top)
-  if what == "rewards":
-    look_up = states.reward_scores(
-      split.model, weights, split.reward_head, groups, folder, trunk
-    )
-    return np.array(
-      [x[-1] if len(x) else 0.0 for g in groups for x in look_up(g)]
-    )
-  look_up = states.reference_logps(split.model, weights, groups, folder, trunk)
-  return np.array([np.sum(x) for g in groups for x in look_up(g)])
+def _logps(split: Split, groups, trunk=None) -> list[np.ndarray]:
+  """Token log-probs of every completion, in order."""
+  look_up = states.reference_logps(
+    split.model, Weights(split.trunk, split.top), groups, _cache(), trunk
+  )
+  return [x for g in groups for x in look_up(g)]
 
 
-def divergence(policy: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """k3 = exp(-d) - 1 + d >= 0 a sequence, d = log pi - log ref, clamped."""
-  d = np.clip(policy - reference, -20, 20)
-  return np.exp(-d) - 1 + d
+def _rewards(split: Split, groups, trunk=None) -> np.ndarray:
+  """The reward head at every completion's last token, [N]; NaN if empty."""
+  look_up = states.reward_scores(
+    split.model,
+    Weights(split.trunk, split.top),
+    split.reward_head,
+    groups,
+    _cache(),
+    trunk,
+  )
+  found = [x for g in groups for x in look_up(g)]
+  return np.array([x[-1] if len(x) else np.nan for x in found])
+
+
+def _cache() -> Path:
+  return fetch.cache_folder() / "states"
+
+
+def divergence(policy: list, reference: list) -> tuple[np.ndarray, np.ndarray]:
+  """KL(policy || reference) of each sampled sequence by k1 and by k3, nats.
+
+  k1 = sum_t d_t, k3 = sum_t exp(-d_t) - 1 + d_t, d = log pi - log ref, the
+  exponent clamped at 20 (methods.md 0.6). Samples at a temperature other than 1
+  are not the policy's own: read both as a distance then, not as the KL.
+  """
+  gaps = [np.asarray(p - r) for p, r in zip(policy, reference, strict=True)]
+  k1 = np.array([np.sum(d) for d in gaps])
+  k3 = np.array([np.sum(np.exp(np.clip(-d, -20, 20)) - 1 + d) for d in gaps])
+  return k1, k3
 
 
 def held_out_accuracy(run: Path) -> statistics.Estimate | None:
@@ -140,54 +157,26 @@ def run(settings, folder: Path) -> dict:
     folder: for samples and `evaluation.json`.
 
   Returns:
-    {"tables": [...], "samples": [...], "headline": {...}} as in report.py.
+    {"tables", "samples"} as in report.py, "differences" and "means".
   """
   folder.mkdir(parents=True, exist_ok=True)
   prompts = load.prompts(settings.data, settings.prompts)
-  policies = {
-    k: pretrained.load_pretrained(v) for k, v in settings.policies.items()
+  open_all = lambda sources: {
+    k: pretrained.load_pretrained(v) for k, v in sources.items()
   }
-  judges = {
-    k: pretrained.load_pretrained(v) for k, v in settings.rewards.items()
-  }
-  vocabularies = {
-    m.tokenizer.fingerprint() for m in (*policies.values(), *judges.values())
-  }
-  if len(vocabularies) > 1:
-    raise usage_error(
-      "evaluate: policies and reward models have different tokenizers; compare "
-      "models of one family"
-    )
-  tokenizer = next(iter(policies.values())).tokenizer
+  policies, judges = open_all(settings.policies), open_all(settings.rewards)
+  tokenizer = _common_tokenizer((*policies.values(), *judges.values()))
   splits = split_shared(
     {f"policy {k}": v for k, v in policies.items()}
     | {f"reward {k}": v for k, v in judges.items()},
     settings.shared_blocks,
   )
   known = text.vocabulary(load.texts(settings.data, "train"))
-  measured, texts, clusters, kl = {}, {}, [], {}
-  reference = splits[f"policy {settings.reference}"]
+  measured, texts = {}, {}
   for name, policy in policies.items():
     groups = sample_policy(name, policy, prompts, settings, folder)
-    decode = lambda group: [tokenizer.decode(c) for c in group.completions]
-    texts[name] = [t for g in groups for t in decode(g)]
-    clusters = [g.cluster for g in groups for _ in g.completions]
-    own = splits[f"policy {name}"]
-    trunk = None
-    if own.model.trunk_blocks:
-      trunk = states.trunk_states(
-        own.model, own.trunk, groups, fetch.cache_folder() / "states"
-      )
-    scores = {
-      judge: _numbers(splits[f"reward {judge}"], groups, "rewards", trunk)
-      for judge in judges
-    }
-    logps = _numbers(own, groups, "logps", trunk)
-    base = _numbers(reference, groups, "logps", trunk)
-    scores["KL to the reference (k1)"] = logps - base
-    kl[name] = float(np.mean(divergence(logps, base)))
-    ended = np.array([float(e) for g in groups for e in g.ended])
-    scores["ended with EOS"] = ended
+    texts[name] = [tokenizer.decode(c) for g in groups for c in g.completions]
+    scores = _scores(settings, splits, name, groups)
     scorers = {
       "VADER": gold.vader,
       "TextBlob": gold.textblob,
@@ -195,8 +184,36 @@ def run(settings, folder: Path) -> dict:
       "unknown words": lambda t: text.broken_words(t, known),
     }
     measured[name] = compare.measure(texts[name], scorers)
-    jax.clear_caches()
+  clusters = [g.cluster for g in groups for _ in g.completions]
   return _summary(settings, prompts, measured, texts, clusters, folder)
+
+
+def _common_tokenizer(models):
+  if len({m.tokenizer.fingerprint() for m in models}) > 1:
+    raise usage_error(
+      "evaluate: policies and reward models have different tokenizers; compare "
+      "models of one family"
+    )
+  return models[0].tokenizer
+
+
+def _scores(settings, splits, name: str, groups) -> dict[str, np.ndarray]:
+  """Reward models, distance to the reference and EOS of all samples."""
+  own, reference = (splits[f"policy {k}"] for k in (name, settings.reference))
+  trunk = None
+  if own.model.trunk_blocks:
+    trunk = states.trunk_states(own.model, own.trunk, groups, _cache())
+  scores = {
+    judge: _rewards(splits[f"reward {judge}"], groups, trunk)
+    for judge in settings.rewards
+  }
+  logps = (_logps(split, groups, trunk) for split in (own, reference))
+  k1, k3 = divergence(*logps)
+  scores[f"KL to {settings.reference}, k1"] = k1
+  scores[f"KL to {settings.reference}, k3"] = k3
+  ended = [float(e) for g in groups for e in g.ended]
+  scores["ended with EOS"] = np.array(ended)
+  return scores
 
 
 def _summary(settings, prompts, measured, texts, clusters, folder) -> dict:

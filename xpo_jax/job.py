@@ -71,7 +71,7 @@ def build(config, devices=None) -> Job:
   parallel.check_divides(model.config, mesh)
   groups = examples.tokenize(config, raw, base.tokenizer)
   plan, steps = _plan(config, groups, mesh)
-  parts = placement.start_params(config, model, base, method)
+  parts = placement.start_params(config, model, base, method, settings)
   frozen, reference = placement.make_frozen(
     config, mesh, model, parts, method, settings
   )

@@ -6,6 +6,7 @@ names to mesh axes. An unknown name is an error, not a silent replication.
 
 import contextlib
 import os
+from pathlib import Path
 
 from flax import linen as nn
 import jax
@@ -32,12 +33,17 @@ AXIS_RULES = (
 ROWS = PartitionSpec(("data", "fsdp"))
 
 
-def join_processes() -> None:
-  """Joins the other hosts of a run, before anything asks for devices.
+def start(cache: Path) -> None:
+  """Prepares jax for a command, before anything asks for devices.
 
-  Asked for by JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID), or by several names in TPU_WORKER_HOSTNAMES; else nothing.
+  Compiled programs are kept below `cache`, private to this user. Other hosts
+  of the run are joined if the environment names them: JAX_COORDINATOR_ADDRESS
+  with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or TPU_WORKER_HOSTNAMES with
+  several names.
   """
+  folder = cache / "compiled"
+  folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  jax.config.update("jax_compilation_cache_dir", str(folder))
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   if address:
     jax.distributed.initialize(

@@ -63,10 +63,10 @@ class Parts:
 
 
 def start_params(
-  config, model: Model, base: Pretrained, method: Method
+  config, model: Model, base: Pretrained, method: Method, settings: dict
 ) -> Parts:
-  """Splits the loaded weights and adds LoRA factors or a reward head."""
-  names = lm.specs(model)
+  """Splits the loaded weights; adds LoRA factors, reward head, value model."""
+  names, empty = lm.specs(model), jax.sharding.PartitionSpec()
   trunk, top = lm.split(base.params, model.trunk_blocks)
   if model.lora[0]:
     make = jax.jit(lambda key: lm.init_lora(model, key))
@@ -77,11 +77,22 @@ def start_params(
     policy, logical = {"top": top}, {"top": {k: names[k] for k in top}}
   if method.trains_reward:
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    head = base.reward_head or heads.init_reward_head(key, model.config.width)
+    head = base.reward_head or _host_head(key, model)
     policy["reward_head"] = jax.tree.map(np.asarray, head)
-    empty = jax.sharding.PartitionSpec()
     logical["reward_head"] = jax.tree.map(lambda _: empty, head)
-  return Parts({"policy": policy}, {"policy": logical}, trunk, top)
+  trainable, names = {"policy": policy}, {"policy": logical}
+  if "values" in method.needs(settings):
+    key = jax.random.fold_in(jax.random.key(config.seed), 4)
+    head = _host_head(key, model)
+    trainable["value"] = {**policy, "head": head}
+    names["value"] = {**logical, "head": jax.tree.map(lambda _: empty, head)}
+  return Parts(trainable, names, trunk, top)
+
+
+def _host_head(key, model: Model) -> PyTree:
+  return jax.tree.map(
+    np.asarray, heads.init_reward_head(key, model.config.width)
+  )
 
 
 def make_frozen(
@@ -97,9 +108,11 @@ def make_frozen(
   put = lambda tree: parallel.put_params(
     mesh, tree, {k: names[k] for k in tree}
   )
-  needed = "reference_logps" in method.needs(settings)
+  needed = _uses_reference(method, settings)
   reference, lora = parts.top, bool(model.lora[0])
-  live = needed and config.reference.mode == "live"
+  whole = any(n.startswith("token_kl") for n in method.needs(settings))
+  # Full distributions are never cached.
+  live = needed and (config.reference.mode == "live" or whole)
   if config.reference.source and not needed:
     raise usage_error(
       f"reference.source={config.reference.source!r}: {method.id} uses no "
@@ -118,6 +131,13 @@ def make_frozen(
     reference=put(reference) if live and not lora else None,
   )
   return frozen, reference
+
+
+def _uses_reference(method: Method, settings: dict) -> bool:
+  return any(
+    n == "reference_logps" or n.startswith("token_kl")
+    for n in method.needs(settings)
+  )
 
 
 def _other_reference(config, model: Model, trunk: PyTree) -> PyTree:

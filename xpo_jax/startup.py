@@ -78,9 +78,8 @@ def _reference_rows(job, state, batch, limit):
 
   @jax.jit
   def compare(params, frozen, batch):
-    x = objective.score(
-      params, frozen, jax.tree.map(lambda a: a[0], batch), False
-    )
+    first = jax.tree.map(lambda a: a[0], batch)
+    x = objective.score(params, frozen, first, 0, jax.random.key(0), False)
     gap = jnp.where(
       x.completion_mask, jnp.abs(x.policy_logps - x.reference_logps), 0.0
     )

@@ -11,6 +11,7 @@ LossInputs, and each microbatch is then run backward with its cotangent. So
 
 from collections.abc import Callable
 import dataclasses
+import math
 
 import jax
 from jax import lax
@@ -44,7 +45,8 @@ class Objective:
     draws = "noise" in self.method.needs(self.settings)
     return couples or draws or self.method.init_state is not None
 
-  def score(self, params, frozen, batch, train) -> LossInputs:
+  def score(self, params, frozen, batch, first, key, train) -> LossInputs:
+    """`first`: number of the microbatch's first slot in the global batch."""
     return trio.score(
       self.model,
       self.method,
@@ -53,6 +55,7 @@ class Objective:
       frozen,
       batch,
       train=train,
+      noise=(key, first),
     )
 
   def loss(self, x: LossInputs) -> LossOutput:
@@ -67,12 +70,20 @@ def total(output: LossOutput) -> Array:
   return value
 
 
-def metric_sums(output: LossOutput, weight: Array) -> dict[str, Array]:
-  """Sums over prompts of weight > 0."""
+def metric_means(output: LossOutput, weight: Array) -> dict[str, Array]:
+  """Means over prompts of weight > 0."""
   live = weight > 0
+  prompts = jnp.maximum(jnp.sum(live), 1)
   return {
-    k: jnp.sum(jnp.where(live, v, 0.0)) for k, v in output.metrics.items()
+    k: jnp.sum(jnp.where(live, v, 0.0)) / prompts
+    for k, v in output.metrics.items()
   }
+
+
+def numbered(batches: Batch) -> tuple[Batch, Array]:
+  """Microbatches with the global number of their first slot, to scan over."""
+  count, *sizes = batches.completion_mask.shape
+  return batches, jnp.arange(count) * math.prod(sizes)
 
 
 def flatten(x: LossInputs) -> LossInputs:
@@ -85,38 +96,31 @@ def _live(x: LossInputs) -> dict[str, Array]:
   return {name: v for name, v in named.items() if v is not None}
 
 
-def _one_pass(objective, params, frozen, batches):
-  """Accumulates over microbatches: (gradient of numerators, sums)."""
+def _one_pass(objective, params, frozen, batches, key):
+  """Accumulates gradients of numerators; numbers come from the whole batch."""
 
   def numerator(params, batch):
-    x = objective.score(params, frozen, batch, True)
-    output = objective.loss(x)
-    sums = {
-      "loss": jnp.sum(output.loss),
-      "weight": jnp.sum(output.weight),
-      "prompts": jnp.sum(x.weight > 0).astype(jnp.float32),
-      "metrics": metric_sums(output, x.weight),
-    }
-    return sums["loss"], sums
+    x = objective.score(params, frozen, *batch, key, True)
+    return jnp.sum(objective.loss(x).loss), x
 
-  def add(carry, batch):
-    grads, sums = jax.grad(numerator, has_aux=True)(params, batch)
-    return jax.tree.map(jnp.add, carry, (grads, sums)), None
+  def add(grads, batch):
+    more, x = jax.grad(numerator, has_aux=True)(params, batch)
+    return jax.tree.map(jnp.add, grads, more), x
 
-  first = jax.tree.map(lambda a: a[0], batches)
-  shapes = jax.eval_shape(jax.grad(numerator, has_aux=True), params, first)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  (grads, sums), _ = lax.scan(add, zeros, batches)
-  weight = jnp.maximum(sums["weight"], 1e-8)
-  prompts = jnp.maximum(sums["prompts"], 1.0)
-  metrics = {k: v / prompts for k, v in sums["metrics"].items()}
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  grads, inputs = lax.scan(add, zeros, numbered(batches))
+  # A mean over a class of prompts is no sum of its microbatches' means.
+  x = flatten(inputs)
+  output = objective.loss(x)
+  weight = jnp.maximum(jnp.sum(output.weight), 1e-8)
   grads = jax.tree.map(lambda g: g / weight, grads)
-  return grads, sums["loss"] / weight, metrics, None
+  return grads, total(output), metric_means(output, x.weight), None
 
 
 def _two_pass(objective, params, frozen, batches, method_state, key):
   """Global loss and cotangents first, then each microbatch's backward."""
-  score = lambda p, batch: objective.score(p, frozen, batch, True)
+  batches = numbered(batches)
+  score = lambda p, batch: objective.score(p, frozen, *batch, key, True)
   _, inputs = lax.scan(
     lambda _, batch: (None, score(params, batch)), None, batches
   )
@@ -142,9 +146,7 @@ def _two_pass(objective, params, frozen, batches, method_state, key):
     jax.tree.map(jnp.zeros_like, params),
     (batches, jax.tree.map(split, cotangents)),
   )
-  prompts = jnp.maximum(jnp.sum(x.weight > 0), 1)
-  sums = metric_sums(output, x.weight)
-  metrics = {k: v / prompts for k, v in sums.items()}
+  metrics = metric_means(output, x.weight)
   return grads, total(output), metrics, output.state
 
 
@@ -153,7 +155,7 @@ def has_terms(objective: Objective, params, frozen, batches) -> bool:
   first = jax.tree.map(lambda a: a[0], batches)
 
   def terms():
-    x = objective.score(params, frozen, first, True)
+    x = objective.score(params, frozen, first, 0, jax.random.key(0), True)
     return objective.loss(x).terms
 
   return bool(jax.eval_shape(terms))
@@ -179,9 +181,9 @@ def make_train_step(
       )
     else:
       grads, loss, metrics, method_state = _one_pass(
-        objective, state.params, frozen, batches
+        objective, state.params, frozen, batches, key
       )
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
     updates, opt_state = tx.update(safe, state.opt_state, state.params)
@@ -218,13 +220,15 @@ def make_evaluate(objective: Objective) -> Callable:
   """
 
   def evaluate(params, method_state, frozen, batches) -> dict[str, Array]:
-    def one(_, batch):
-      return None, objective.score(params, frozen, batch, False)
+    key = jax.random.key(0)
 
-    _, inputs = lax.scan(one, None, batches)
+    def one(_, batch):
+      return None, objective.score(params, frozen, *batch, key, False)
+
+    _, inputs = lax.scan(one, None, numbered(batches))
     x = flatten(inputs).replace(state=method_state)
     if "noise" in objective.method.needs(objective.settings):
-      x = x.replace(noise=jax.random.key(0))
+      x = x.replace(noise=key)
     output = objective.loss(x)
     return output.metrics | {"loss": output.loss, "weight": output.weight}
 

@@ -4,11 +4,12 @@ Nothing that the method does not need is computed.
 """
 
 from flax import struct
+import jax
 from jax import lax
 import jax.numpy as jnp
 
 from xpo_jax.methods.registry import Method
-from xpo_jax.models import heads
+from xpo_jax.models import heads, vocabulary
 from xpo_jax.models import model as lm
 from xpo_jax.models.model import Model, Weights
 from xpo_jax.models.transformer import Places
@@ -96,32 +97,34 @@ def score(
   batch: Batch,
   *,
   train: bool = True,
+  noise: tuple[Array, Array] | None = None,
 ) -> LossInputs:
   """One microbatch -> what `method.needs(settings)` names, and no more.
 
   `reference_logps` come from the batch's column when it is cached there, else
   from the live reference.
+
+  Args:
+    model: sizes.
+    method: whose needs are filled.
+    settings: its keywords.
+    params: {"policy": .., "value": ..}, trainable.
+    frozen: what goes with them.
+    batch: packed rows.
+    train: for LossInputs.
+    noise: (key, number of the batch's first flat slot) for contrast_logps;
+      a token's noise depends on the key and its slot in the global batch only.
   """
   needs = method.needs(settings)
   policy = params["policy"]
-  weights = policy_weights(policy, frozen)
-  filled = {}
   if method.trains_reward:
-    per_token = token_scores(model, weights, policy["reward_head"], batch)
-    if "scores" in needs:
-      filled["scores"] = last_token(per_token, batch.completion_mask)
-    if "token_scores" in needs:
-      filled["token_scores"] = per_token
+    filled = _reward_numbers(model, needs, policy, frozen, batch)
   else:
-    head_is_frozen = model.trunk_blocks > 0 or "lora" in policy
-    filled["policy_logps"] = token_logps(model, weights, batch, head_is_frozen)
-  if "reference_logps" in needs:
-    filled["reference_logps"] = batch.columns.get("reference_logps")
-    if filled["reference_logps"] is None:
-      reference = reference_weights(lax.stop_gradient(policy), frozen)
-      filled["reference_logps"] = lax.stop_gradient(
-        token_logps(model, reference, batch, True)
-      )
+    filled = _policy_numbers(
+      model, needs, settings, policy, frozen, batch, noise
+    )
+  if "values" in needs:
+    filled["values"] = values(model, params["value"], frozen, batch)
   for name in ("sampler_logps", "old_values", "advantages", "token_feedback"):
     if name in needs:
       filled[name] = batch.columns.get(name)
@@ -135,4 +138,89 @@ def score(
     feedback_kind=batch.feedback_kind,
     train=train,
     **filled,
+  )
+
+
+def _reward_numbers(model, needs, policy, frozen, batch) -> dict[str, Array]:
+  weights = policy_weights(policy, frozen)
+  per_token = token_scores(model, weights, policy["reward_head"], batch)
+  filled = {"token_scores": per_token}
+  if "scores" in needs:
+    filled["scores"] = last_token(per_token, batch.completion_mask)
+  return {name: filled[name] for name in filled if name in needs}
+
+
+def _policy_numbers(
+  model, needs, settings, policy, frozen, batch, noise
+) -> dict[str, Array]:
+  """Log-probs and whole-vocabulary statistics of policy and reference."""
+  weights = policy_weights(policy, frozen)
+  head_is_frozen = model.trunk_blocks > 0 or "lora" in policy
+  cached = batch.columns.get("reference_logps")
+  wants = needs & vocabulary.STATISTICS
+  filled, reference = {}, None
+  if any(n.startswith("token_kl") for n in wants) or (
+    "reference_logps" in needs and cached is None
+  ):
+    base = reference_weights(lax.stop_gradient(policy), frozen)
+    reference = (_target_states(model, base, batch), base)
+  if wants:
+    found = _statistics(
+      model, wants, settings, weights, reference, batch, noise
+    )
+    filled["policy_logps"] = found.pop("logps")
+    filled |= {name.split(":")[0]: x for name, x in found.items()}
+  else:
+    filled["policy_logps"] = token_logps(model, weights, batch, head_is_frozen)
+  if "reference_logps" in needs and cached is None:
+    states, base = reference
+    logps = heads.token_logps(
+      states,
+      lm.head_kernel(model, base),
+      batch.target_token,
+      kernel_is_frozen=True,
+    )
+    cached = scatter(logps, batch)
+  if "reference_logps" in needs:
+    filled["reference_logps"] = lax.stop_gradient(cached)
+  return filled
+
+
+def _target_states(model, weights, batch) -> Array:
+  """States [R, M, D] before every target."""
+  states = lm.hidden(model, weights, batch.tokens, places(batch), batch.trunk)
+  return heads.gather(states, batch.target_place)
+
+
+def _statistics(model, wants, settings, weights, reference, batch, noise):
+  uniform = None
+  if "contrast_logps" in wants:
+    key, first = noise
+    draw = lambda slot: jax.random.uniform(jax.random.fold_in(key, slot))
+    slots = first + batch.target_slot
+    uniform = jax.vmap(draw)(slots.reshape(-1)).reshape(slots.shape)
+  base = None
+  if reference is not None:
+    base = (reference[0], lm.head_kernel(model, reference[1]))
+  found = vocabulary.statistics(
+    _target_states(model, weights, batch),
+    lm.head_kernel(model, weights),
+    batch.target_token,
+    wants,
+    reference=base,
+    uniform=uniform,
+    alternatives=int(settings.get("k", 1)),
+  )
+  return {name: scatter(x, batch) for name, x in found.items()}
+
+
+def values(model: Model, value: PyTree, frozen: Frozen, batch: Batch) -> Array:
+  """The value head at the state BEFORE every token, [B, K, T].
+
+  Its backbone is its own ({"top" | "lora", "head"}), the trunk is shared; the
+  value of the prompt is values[:, :, 0].
+  """
+  weights = policy_weights(value, frozen)
+  return scatter(
+    heads.reward(value["head"], _target_states(model, weights, batch)), batch
   )
