@@ -50,7 +50,7 @@ def get_config(arg: str = ""):
   judge.optimizer.learning_rate = 1e-3 if tiny else 1e-4
   dpo = _stage(variant, "dpo", "stage:sft", beta=0.1)
   dpo.data.limit = 4000 if tiny else 1000
-  dpo.optimizer.learning_rate = 5e-4 if tiny else 5e-5
+  dpo.optimizer.learning_rate = 5e-4 if tiny else 2e-4
   policies = {"sft": "stage:sft", "dpo": "stage:dpo"}
   if not tiny:
     policies = {"start": start, **policies}

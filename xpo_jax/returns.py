@@ -176,7 +176,7 @@ def clipped_surrogate(
     (loss, bool: the clipped side is the larger one), both elementwise.
 
   Reference: Schulman et al. 2017, arXiv 1707.06347, eq. 7; dual clip: Ye et
-  al. 2020, arXiv 1912.09729, eq. 5.
+  al. 2020, arXiv 1912.09729.
   """
   ratio = ops.clipped_exp(logratio)
   plain = -advantages * ratio
@@ -276,7 +276,7 @@ def adapted_kl_coef(
     horizon: episodes over which beta follows, > 0.
     episodes: completions in that rollout.
 
-  Reference: Ziegler et al. 2019, arXiv 1909.08593, section 2.2.
+  Reference: Ziegler et al. 2019, arXiv 1909.08593.
   """
   error = jnp.clip(kl / target - 1, -0.2, 0.2)
   return kl_coef * (1 + error * episodes / horizon)

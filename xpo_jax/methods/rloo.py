@@ -1,0 +1,102 @@
+"""REINFORCE with a leave-one-out baseline (RLOO)."""
+
+import jax.numpy as jnp
+
+from xpo_jax import ops, returns
+from xpo_jax.methods import registry
+from xpo_jax.types import Feedback, LossInputs, LossOutput
+
+
+def prepare(x: LossInputs, beta: float) -> LossInputs:
+  """Fills `advantages`: R_i minus the mean R of the prompt's other samples.
+
+  R = feedback - beta (S_sampler - S_reference); 0 for a sample without others.
+  """
+  rewards = x.feedback
+  if beta:
+    kl = x.sampler_logps - x.reference_logps
+    rewards = rewards - beta * ops.sequence_sum(kl, x.completion_mask)
+  count = jnp.sum(x.present, axis=-1, keepdims=True).astype(rewards.dtype)
+  centered = returns.group_centered(rewards, x.present)
+  return returns.spread(centered * count / jnp.maximum(count - 1, 1), x)
+
+
+@registry.register(
+  paper="https://arxiv.org/abs/2402.14740",
+  completions=(2, None),
+  feedback={Feedback.SCORE},
+  needs=lambda h: (
+    {"advantages"}
+    | ({"reference_logps"} if h.beta else set())
+    | ({"sampler_logps"} if h.beta or h.clip_low or h.clip_high else set())
+  ),
+  prepare=prepare,
+  limits=dict(
+    beta=registry.NONNEGATIVE,
+    clip_low=registry.UNIT,
+    clip_high=registry.NONNEGATIVE,
+  ),
+  survey=registry.Survey(
+    reward_model="explicit",
+    reward_form="pointwise",
+    reward_level="response",
+    negative="scalar",
+    feedback="preference",
+    arrangement="list",
+    labeler="human",
+    reference="optional",
+    length_control=False,
+    divergence="reverse KL",
+    policy="on",
+    iteration="iterative",
+    sft="separate",
+  ),
+)
+def rloo(
+  x: LossInputs,
+  *,
+  beta: float = 0.03,
+  clip_low: float = 0.0,
+  clip_high: float = 0.0,
+) -> LossOutput:
+  """-A S: a sample is one action, S its summed log-prob; a mean over samples.
+
+  With a clip range, for several steps a rollout: max(-A rho, -A clip(rho, 1 -
+  clip_low, 1 + clip_high)), rho = exp(S - S_sampler), clamped at e^+-20; at rho
+  = 1 the gradient is the same.
+
+  Args:
+    x: K >= 2 samples, SCORE feedback, after `prepare`.
+    beta: >= 0, weight of the sequence KL in the reward; 0 needs no reference.
+    clip_low, clip_high: the range of the ratio; both 0 = REINFORCE, no ratio.
+
+  Returns:
+    loss [B], summed over samples; weight [B]: number of samples.
+
+  Raises:
+    XpoError: K = 1, wrong feedback kind, a missing column.
+
+  Reference: Ahmadian et al. 2024, arXiv 2402.14740; methods.md 9.3.
+  """
+  mask = x.completion_mask
+  advantages = ops.sequence_mean(x.advantages, mask)
+  if clip_low or clip_high:
+    logratio = ops.sequence_sum(x.policy_logps - x.sampler_logps, mask)
+    loss, clipped = returns.clipped_surrogate(
+      logratio, advantages, clip_low, clip_high
+    )
+    ratio = ops.prompt_mean(ops.clipped_exp(logratio), x.present)
+    metrics = {
+      "policy/clip_fraction": ops.prompt_mean(
+        clipped.astype(loss.dtype), x.present
+      ),
+      "policy/ratio": ratio,
+    }
+  else:
+    loss = -advantages * ops.sequence_sum(x.policy_logps, mask)
+    metrics = {}
+  metrics |= {
+    "rewards/mean": ops.prompt_mean(x.feedback, x.present),
+    "logps/token": ops.prompt_mean(x.policy_logps, ops.live_tokens(x)),
+  }
+  return ops.per_completion(loss, x.present, x.weight, metrics)
