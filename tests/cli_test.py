@@ -112,7 +112,7 @@ def test_bad_command(xpo, args, words):
     ("/etc/passwd", "a .py or .json file"),
     ("configs", "a .py or .json file"),
     ("configs/dpo.yaml", "a .py or .json file"),
-    ("configs/dop.py", "did you mean configs/dpo.py?"),
+    ("configs/dp.py", "did you mean configs/dpo.py?"),
     ("configs/dpo.py:huge", "choose one of smollm, tiny"),
   ],
 )

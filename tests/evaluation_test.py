@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from xpo_jax import evaluation, pretrained, train
+from xpo_jax import evaluation, held_out, pretrained
 from xpo_jax.models.model import Model
 from xpo_jax.models.transformer import TransformerConfig
 from xpo_jax.pretrained import Pretrained
@@ -42,14 +42,14 @@ def test_held_out_accuracy_counts_positive_margins(tmp_path):
     json.dumps({"id": f"{c}{i}", "cluster": c, "rewards/margin": m})
     for i, (c, m) in enumerate(rows)
   ]
-  (tmp_path / train.HELD_OUT).write_text("\n".join(lines) + "\n")
+  (tmp_path / held_out.FILE).write_text("\n".join(lines) + "\n")
   found = evaluation.held_out_accuracy(tmp_path)
   assert (found.mean, found.n, found.clusters) == (0.5, 4, 2)
 
 
 def test_no_margins_no_accuracy(tmp_path):
   assert evaluation.held_out_accuracy(tmp_path) is None
-  (tmp_path / train.HELD_OUT).write_text('{"id": "a", "cluster": ""}\n')
+  (tmp_path / held_out.FILE).write_text('{"id": "a", "cluster": ""}\n')
   assert evaluation.held_out_accuracy(tmp_path) is None
 
 

@@ -1,6 +1,7 @@
 """A model of a few thousand weights and made-up token groups, for the tests
 of the step and the mesh."""
 
+import contextlib
 import functools
 
 from flax import linen as nn
@@ -110,3 +111,19 @@ def far(one, other) -> float:
     other,
   )
   return max(jax.tree.leaves(pairs))
+
+
+@contextlib.contextmanager
+def compilations(name: str):
+  """A list that grows with every program of that name that is compiled."""
+  seen = []
+
+  def note(event, _, fun_name="", **__):
+    if event.endswith("backend_compile_duration") and fun_name == name:
+      seen.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(note)
+  try:
+    yield seen
+  finally:
+    jax.monitoring.unregister_event_duration_listener(note)

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 import orbax.checkpoint as ocp
 
 from xpo_jax.errors import Exit, XpoError, checkpoint_error, storage_error
@@ -18,18 +20,36 @@ from xpo_jax.types import PyTree, TrainState
 
 @contextlib.contextmanager
 def locked(folder: Path):
-  """One writer a run folder; the lock dies with its process."""
+  """One run a folder; the lock dies with its process.
+
+  Of the processes of one run the first holds it, and all learn the outcome.
+
+  Raises:
+    XpoError: another run holds it (exit code 73).
+  """
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / ".lock", "a") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
+    free = True
+    if jax.process_index() == 0:
+      try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        free = False
+    if jax.process_count() > 1:
+      free = bool(multihost_utils.broadcast_one_to_all(np.bool_(free)))
+    if not free:
       raise XpoError(
         f"{folder}: another process writes this run; wait for it or choose "
         "another --workdir",
         Exit.LOCKED,
-      ) from e
+      )
     yield
+
+
+def saved_steps(run: Path) -> list[int]:
+  """Steps of a run folder's checkpoints, ascending."""
+  found = (run / "checkpoints").glob("*")
+  return sorted(int(p.name) for p in found if p.name.isdigit() and p.is_dir())
 
 
 @contextlib.contextmanager
@@ -87,6 +107,7 @@ def restore(manager, like: TrainState) -> tuple[TrainState, dict, dict] | None:
   if step is None:
     return None
   plain = _plain(like)
+  _check_shapes(manager.directory / str(step), plain)
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, plain)
   try:
     found = manager.restore(
@@ -107,26 +128,64 @@ def restore(manager, like: TrainState) -> tuple[TrainState, dict, dict] | None:
   return state.replace(key=key), found["data"], found["meta"]
 
 
+def _check_shapes(folder, plain: dict) -> None:
+  """Names the first leaf that differs; orbax reads before it complains."""
+  with ocp.PyTreeCheckpointer() as reader:
+    try:
+      found = reader.metadata(folder / "state").item_metadata
+    except (OSError, ValueError, KeyError) as e:
+      raise _unreadable(folder, _first_line(e)) from e
+  if found is None:
+    raise _unreadable(folder, "its metadata are gone")
+  saved, wanted = _shapes(found.tree), _shapes(plain)
+  for name in sorted({*saved, *wanted}):
+    if saved.get(name) != wanted.get(name):
+      raise checkpoint_error(
+        f"{folder}: does not fit this run: {name} is "
+        f"{saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} "
+        "here; use the run's own config or a new --workdir"
+      )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  """Path -> shape; the kind of a container is not part of the path."""
+  part = lambda k: str(
+    getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))
+  )
+  return {
+    "/".join(map(part, path)): tuple(leaf.shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _unreadable(folder, why: str) -> XpoError:
+  return checkpoint_error(
+    f"{folder}: unreadable ({why}); delete this step to fall back to the one "
+    "before"
+  )
+
+
 def restore_params(run: Path) -> PyTree:
   """Trained parameters of a run's newest checkpoint, as numpy, no template.
 
   Raises:
     XpoError: the folder has no checkpoint (exit code 66).
   """
-  root = (run / "checkpoints").absolute()
-  steps = sorted(
-    int(p.name) for p in root.glob("*") if p.name.isdigit() and p.is_dir()
-  )
+  steps = saved_steps(run)
   if not steps:
     raise checkpoint_error(
       f"{run}: no checkpoint in it; train there first or name another folder"
     )
-  folder = root / str(steps[-1]) / "state"
+  folder = (run / "checkpoints").absolute() / str(steps[-1]) / "state"
   with ocp.PyTreeCheckpointer() as reader:
     try:
-      saved = reader.metadata(folder).item_metadata.tree
-      target = {"params": saved["params"]}
-      args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=None), target)
+      found = reader.metadata(folder).item_metadata
+      if found is None:
+        raise ValueError("its metadata are gone")
+      target = {"params": found.tree["params"]}
+      # numpy: the devices that saved it may not be here.
+      whole = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)
+      args = jax.tree.map(whole, target)
       return reader.restore(
         folder,
         args=ocp.args.PyTreeRestore(
@@ -134,10 +193,7 @@ def restore_params(run: Path) -> PyTree:
         ),
       )["params"]
     except (OSError, ValueError, KeyError) as e:
-      raise checkpoint_error(
-        f"{folder}: unreadable ({_first_line(e)}); delete this step to fall "
-        "back to the one before"
-      ) from e
+      raise _unreadable(folder, _first_line(e)) from e
 
 
 def _plain(state: TrainState) -> dict:
@@ -154,7 +210,12 @@ def _first_line(e: Exception) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Atomic: a reader sees the old file or the new one."""
+  """Atomic: a reader sees the old file or the new one.
+
+  Of several processes only the first writes.
+  """
+  if jax.process_index():
+    return
   part = path.with_suffix(path.suffix + ".part")
   part.write_text(text)
   part.replace(path)

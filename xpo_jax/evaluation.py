@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xpo_jax import checkpoint, fetch, pretrained, progress, train
+from xpo_jax import checkpoint, fetch, held_out, pretrained, progress
 from xpo_jax.data import load, templates
 from xpo_jax.data.records import TokenGroup
 from xpo_jax.errors import usage_error
@@ -70,7 +70,7 @@ def sample_policy(
           mask = samples.mask[b]
           rows.append(
             {
-              "prompt": prompts[start + b].prompt,
+              "prompt": _shown(prompts[start + b].prompt),
               "tokens": [
                 t[m].tolist() for t, m in zip(samples.tokens[b], mask)
               ],
@@ -79,7 +79,8 @@ def sample_policy(
           )
         task.advance(n=len(part))
     checkpoint.write_text(path, "\n".join(map(json.dumps, rows)) + "\n")
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  else:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
   return [
     TokenGroup(
       id=g.id,
@@ -94,15 +95,26 @@ def sample_policy(
   ]
 
 
-def _logps(split: Split, groups, trunk=None) -> list[np.ndarray]:
+def _shown(prompt) -> str:
+  if isinstance(prompt, str):
+    return prompt
+  return "\n".join(f"{m.role}: {m.content}" for m in prompt)
+
+
+def _logps(split: Split, groups, trunk, name: str) -> list[np.ndarray]:
   """Token log-probs of every completion, in order."""
   look_up = states.reference_logps(
-    split.model, Weights(split.trunk, split.top), groups, _cache(), trunk
+    split.model,
+    Weights(split.trunk, split.top),
+    groups,
+    _cache(),
+    trunk,
+    progress.tracked(name),
   )
   return [x for g in groups for x in look_up(g)]
 
 
-def _rewards(split: Split, groups, trunk=None) -> np.ndarray:
+def _rewards(split: Split, groups, trunk, name: str) -> np.ndarray:
   """The reward head at every completion's last token, [N]; NaN if empty."""
   look_up = states.reward_scores(
     split.model,
@@ -111,6 +123,7 @@ def _rewards(split: Split, groups, trunk=None) -> np.ndarray:
     groups,
     _cache(),
     trunk,
+    progress.tracked(name),
   )
   found = [x for g in groups for x in look_up(g)]
   return np.array([x[-1] if len(x) else np.nan for x in found])
@@ -135,21 +148,49 @@ def divergence(policy: list, reference: list) -> tuple[np.ndarray, np.ndarray]:
 
 def held_out_accuracy(run: Path) -> statistics.Estimate | None:
   """Share of held-out pairs with a positive margin, clustered."""
-  path = run / train.HELD_OUT
+  path = run / held_out.FILE
   if not path.is_file():
     return None
   rows = [json.loads(line) for line in path.read_text().splitlines()]
-  if not rows or "rewards/margin" not in rows[0]:
+  pairs = rows and "rewards/desirable" not in rows[0]
+  if not pairs or "rewards/margin" not in rows[0]:
     return None
   margins = np.array([row["rewards/margin"] for row in rows])
   return statistics.accuracy(margins, [r["cluster"] or r["id"] for r in rows])
+
+
+KEYS = (
+  "baseline columns completions data final max_new_tokens policies prompts "
+  "prompts_at_once reference rewards seed shared_blocks temperature template "
+  "top_p"
+).split()
+
+
+def check(settings, where: str) -> None:
+  """What can be wrong before any policy is trained.
+
+  Raises:
+    XpoError: a key is missing or unknown, or a name is no policy's.
+  """
+  for key in sorted({*KEYS} ^ {*settings}):
+    problem = "is missing" if key in KEYS else "is unknown"
+    raise usage_error(
+      f"{where}.{key} {problem}; an evaluation has {', '.join(KEYS)}"
+    )
+  for key in ("baseline", "final", "reference"):
+    if settings[key] not in settings.policies:
+      raise usage_error(
+        f"{where}.{key}={settings[key]!r} is none of its policies: "
+        f"{', '.join(settings.policies)}"
+      )
 
 
 def run(settings, folder: Path) -> dict:
   """Samples and measures every policy; returns tables and samples.
 
   Args:
-    settings: policies {name: source}, baseline and final (names among them),
+    settings: policies {name: source}, columns (their names in order), baseline
+      and final (two of them),
       rewards {name: reward-model source}, reference (a name), data {source,
       split, format, on_bad_row}, prompts (0 = all), template, completions,
       max_new_tokens, temperature, top_p, seed, prompts_at_once, shared_blocks
@@ -164,7 +205,8 @@ def run(settings, folder: Path) -> dict:
   open_all = lambda sources: {
     k: pretrained.load_pretrained(v) for k, v in sources.items()
   }
-  policies, judges = open_all(settings.policies), open_all(settings.rewards)
+  loaded, judges = open_all(settings.policies), open_all(settings.rewards)
+  policies = {k: loaded[k] for k in settings.columns}
   tokenizer = _common_tokenizer((*policies.values(), *judges.values()))
   splits = split_shared(
     {f"policy {k}": v for k, v in policies.items()}
@@ -202,12 +244,23 @@ def _scores(settings, splits, name: str, groups) -> dict[str, np.ndarray]:
   own, reference = (splits[f"policy {k}"] for k in (name, settings.reference))
   trunk = None
   if own.model.trunk_blocks:
-    trunk = states.trunk_states(own.model, own.trunk, groups, _cache())
+    trunk = states.trunk_states(
+      own.model,
+      own.trunk,
+      groups,
+      _cache(),
+      progress.tracked(f"trunk states, {name}"),
+    )
   scores = {
-    judge: _rewards(splits[f"reward {judge}"], groups, trunk)
+    judge: _rewards(
+      splits[f"reward {judge}"], groups, trunk, f"{judge} of {name}"
+    )
     for judge in settings.rewards
   }
-  logps = (_logps(split, groups, trunk) for split in (own, reference))
+  logps = (
+    _logps(split, groups, trunk, f"log-probs, {name}")
+    for split in (own, reference)
+  )
   k1, k3 = divergence(*logps)
   scores[f"KL to {settings.reference}, k1"] = k1
   scores[f"KL to {settings.reference}, k3"] = k3
@@ -231,7 +284,7 @@ def _summary(settings, prompts, measured, texts, clusters, folder) -> dict:
   )
   samples = [
     {
-      "prompt": prompts[b].prompt,
+      "prompt": _shown(prompts[b].prompt),
       "texts": {k: t[b * settings.completions] for k, t in texts.items()},
       "scores": {
         k: {

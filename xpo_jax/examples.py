@@ -133,7 +133,11 @@ def finish(
   model, trunk, columns = numbers.model, None, {}
   if model.trunk_blocks:
     trunk = states.trunk_states(
-      model, numbers.trunk, seen, folder, _tracked(f"trunk states, {name}")
+      model,
+      numbers.trunk,
+      seen,
+      folder,
+      progress.tracked(f"trunk states, {name}"),
     )
   cached = config.reference.mode == "cached"
   if cached and "reference_logps" in method.needs(settings):
@@ -143,17 +147,7 @@ def finish(
       seen,
       folder,
       trunk,
-      _tracked(f"reference log-probs, {name}"),
+      progress.tracked(f"reference log-probs, {name}"),
     )
   kind = part.tokens[0].kind
   return Dataset(part.tokens, part.table(), kind, columns, trunk)
-
-
-def _tracked(name: str):
-  def track(iterator, total):
-    with progress.track(total, name) as task:
-      for item in iterator:
-        yield item
-        task.advance()
-
-  return track

@@ -11,6 +11,7 @@ import hashlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 
@@ -66,6 +67,7 @@ def build(config, devices=None) -> Job:
     *config_lib.mesh_shape(config, len(devices)), devices=devices
   )
   raw, held_raw = examples.read(config, method, settings)
+  _enough(config, len(raw.groups))
   base = placement.load_policy(config, examples.texts(raw))
   model = placement.make_model(config, base.model)
   parallel.check_divides(model.config, mesh)
@@ -101,13 +103,17 @@ def build(config, devices=None) -> Job:
   )
 
 
-def _plan(config, groups, mesh) -> tuple[planning.Plan, int]:
-  batch, count = config.batch, len(groups.tokens)
-  if batch.prompts > count:
+def _enough(config, count: int) -> None:
+  if config.batch.prompts > count:
     raise data_error(
       f"{config.data.source}: {count} usable examples are fewer than "
-      f"batch.prompts={batch.prompts}; lower it to at most {count}"
+      f"batch.prompts={config.batch.prompts}; lower it to at most {count}"
     )
+
+
+def _plan(config, groups, mesh) -> tuple[planning.Plan, int]:
+  batch, count = config.batch, len(groups.tokens)
+  _enough(config, count)
   steps = config.train.steps or planning.steps_of(
     config.train.epochs, count, batch.prompts
   )
@@ -132,7 +138,7 @@ def init_state(job: Job) -> TrainState:
     jax.eval_shape(lambda: jax.tree.map(jnp.asarray, job.start)),
     job.logical,
   )
-  names = nn.get_partition_spec(jax.eval_shape(job.tx.init, boxed))
+  names = _moment_specs(jax.eval_shape(job.tx.init, boxed))
   params = parallel.put_params(job.mesh, job.start, job.logical)
   init = jax.jit(job.tx.init, out_shardings=parallel.shardings(job.mesh, names))
   one = parallel.replicated(job.mesh)
@@ -150,11 +156,26 @@ def init_state(job: Job) -> TrainState:
   )
 
 
+def _moment_specs(boxed: PyTree) -> PyTree:
+  """A moment is sharded like its parameter, or replicated if it is factored."""
+
+  def spec(leaf):
+    if not isinstance(leaf, nn.LogicallyPartitioned):
+      return PartitionSpec()
+    whole = len(leaf.names) == leaf.value.ndim
+    return PartitionSpec(*leaf.names if whole else ())
+
+  is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)
+  return jax.tree.map(spec, boxed, is_leaf=is_box)
+
+
 def fingerprints(job: Job) -> dict[str, str]:
   """Short content hashes that go into every checkpoint's metadata."""
-  text = config_lib.to_json(job.config)
+  groups = job.train.groups
+  short = lambda text: hashlib.sha256(text.encode()).hexdigest()[:16]
+  feedback = str([g.feedback for g in groups])
   return {
-    "config": hashlib.sha256(text.encode()).hexdigest()[:16],
-    "data": states.tokens_fingerprint(job.train.groups)[:16],
+    "config": short(config_lib.to_json(job.config)),
+    "data": short(states.tokens_fingerprint(groups) + feedback),
     "tokenizer": job.tokenizer.fingerprint()[:16],
   }

@@ -47,12 +47,19 @@ def start(cache: Path) -> None:
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   if address:
     jax.distributed.initialize(
-      address,
-      int(os.environ["JAX_NUM_PROCESSES"]),
-      int(os.environ["JAX_PROCESS_ID"]),
+      address, _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     )
   elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
     jax.distributed.initialize()
+
+
+def _number(name: str) -> int:
+  text = os.environ.get(name, "")
+  if not text.isdigit():
+    raise usage_error(
+      f"{name}={text!r} must be a number, as JAX_COORDINATOR_ADDRESS is set"
+    )
+  return int(text)
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices) -> Mesh:

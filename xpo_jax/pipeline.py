@@ -5,13 +5,13 @@ A stage is a training config (it has `method`) or an evaluation (it has
 `policies`). "stage:NAME" in any value means the folder of that stage.
 """
 
-from collections.abc import Mapping
 import hashlib
 import json
 import os
 from pathlib import Path
 import time
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -19,6 +19,7 @@ from xpo_jax import (
   checkpoint,
   config,
   evaluation,
+  held_out,
   metrics,
   progress,
   report,
@@ -44,12 +45,15 @@ def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
     XpoError: a stage's config is wrong (before anything starts), or a folder
       holds a stage of another config.
   """
-  workdir = Path(workdir)
+  workdir = Path(workdir).absolute()
+  _check_keys(settings)
   stages = resolve(settings, workdir)
-  for stage in stages.values():
+  for name, stage in stages.items():
     if "method" in stage:
       config.validate(stage)
-  digests = _digests(stages)
+    else:
+      evaluation.check(stage, f"stages.{name}")
+  digests = _digests(settings)
   done = {}
   with checkpoint.locked(workdir):
     for name in stages:
@@ -57,10 +61,19 @@ def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
     for number, (name, stage) in enumerate(stages.items(), 1):
       title = f"stage {number} of {len(stages)}: {name}"
       done[name] = _stage(title, stage, workdir / name, digests[name])
-    path = _report(settings, stages, done, workdir)
-  _show(done)
-  print(f"report: {path}")
+    if jax.process_index() == 0:
+      path = _report(settings, stages, done, workdir)
+      _show(done)
+      print(f"report: {path}")
   return done
+
+
+def _check_keys(settings: ConfigDict) -> None:
+  for key in ("order", "stages", "title", "model", "data", "notes"):
+    if key not in settings:
+      raise usage_error(
+        f"this config has no {key!r}; see configs/quickstart.py"
+      )
 
 
 def resolve(settings: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
@@ -94,10 +107,14 @@ def resolve(settings: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
   return out
 
 
-def _digests(stages: Mapping[str, ConfigDict]) -> dict[str, str]:
-  """A stage's digest covers its config and all stages before it."""
+def _digests(settings: ConfigDict) -> dict[str, str]:
+  """A stage's digest covers its config and all stages before it.
+
+  Not where the folder is: it may be moved.
+  """
   out, before = {}, ""
-  for name, stage in stages.items():
+  for name in settings.order:
+    stage = ConfigDict(settings.stages[name])
     text = json.dumps(stage.to_dict(), sort_keys=True, default=str)
     before = hashlib.sha256(f"{before}{name}{text}".encode()).hexdigest()
     out[name] = before
@@ -239,7 +256,7 @@ def evaluate(folder: str | os.PathLike) -> None:
       f"{folder}: neither a training run nor a finished `xpo run`; name the "
       "folder that was --workdir"
     )
-  numbers = train.evaluate_run(folder)
+  numbers = held_out.evaluate_run(folder)
   progress.print_table(
     f"held-out data of {folder}",
     ("metric", "value"),

@@ -6,8 +6,8 @@ of an earlier run of `xpo train`.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import json
+import numbers
 from pathlib import Path
 
 import flax.linen as nn
@@ -17,10 +17,10 @@ import numpy as np
 
 from xpo_jax import checkpoint, config
 from xpo_jax.errors import checkpoint_error, usage_error
-from xpo_jax.models import heads
 from xpo_jax.models import model as lm
+from xpo_jax.models import sequences
 from xpo_jax.models.model import Model, Weights
-from xpo_jax.models.transformer import Places, TransformerConfig
+from xpo_jax.models.transformer import TransformerConfig
 from xpo_jax.models.weights.load import load_weights
 from xpo_jax.models.weights.safetensors_folder import save_folder
 from xpo_jax.models.weights.tokenizer import Tokenizer
@@ -51,8 +51,14 @@ class Pretrained:
     return Weights({}, self.params)
 
   def logits(self, tokens: Array) -> Array:
-    """tokens int [B, T] (one sequence a row) -> float32 [B, T, V]."""
-    return _logits(self.model, self.params, jnp.asarray(tokens, jnp.int32))
+    """tokens int [B, T] (one sequence a row) -> float32 [B, T, V].
+
+    Raises:
+      XpoError: another shape, or an id that the model does not have.
+    """
+    tokens = jnp.asarray(tokens, jnp.int32)
+    _check_tokens(tokens, self.model.config.vocab_size)
+    return sequences.logits(self.model, self.params, tokens)
 
   def logps(
     self, prompts: Sequence[str], completions: Sequence[str]
@@ -65,6 +71,7 @@ class Pretrained:
       XpoError: no tokenizer, or lists of different lengths.
     """
     tokenizer = self._tokenizer("logps")
+    _check_list("logps", prompts)
     if len(prompts) != len(completions):
       raise usage_error(
         f"logps: {len(prompts)} prompts but {len(completions)} completions; "
@@ -76,9 +83,9 @@ class Pretrained:
       ids = np.concatenate([before, after])
       padded = np.zeros((1, -(-len(ids) // PROMPT_BUCKET) * PROMPT_BUCKET), int)
       padded[0, : len(ids)] = ids
-      all_logps = _next_logps(self.model, self.params, jnp.asarray(padded))
+      every = sequences.next_logps(self.model, self.params, jnp.asarray(padded))
       first = len(before) - 1
-      out.append(np.asarray(all_logps[0, first : first + len(after)]))
+      out.append(np.asarray(every[0, first : first + len(after)]))
     return out
 
   def generate(
@@ -111,6 +118,7 @@ class Pretrained:
   ):
     """(Samples as numpy, texts [B][K]) for prompts given as text or ids."""
     tokenizer = self._tokenizer("generate")
+    _check_list("generate", prompts)
     _check_sampling(max_new_tokens, temperature, top_p, completions)
     ids = [self._prompt_ids(p) if isinstance(p, str) else p for p in prompts]
     if not ids:
@@ -172,7 +180,9 @@ class Pretrained:
       ):
         tokens[r, : len(p) + len(c)] = np.concatenate([p, c])
         last[r] = len(p) + len(c) - 1
-      scores = _rewards(self.model, self.params, self.reward_head, tokens, last)
+      scores = sequences.rewards(
+        self.model, self.params, self.reward_head, tokens, last
+      )
       n = len(out[at : at + size])
       out[at : at + size] = np.asarray(scores)[:n]
     return out
@@ -196,41 +206,34 @@ class Pretrained:
 
 
 def _check_sampling(max_new_tokens, temperature, top_p, completions):
-  for name, value, holds, words in (
-    ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, ">= 1"),
-    ("temperature", temperature, temperature >= 0, ">= 0 (0 is greedy)"),
-    ("top_p", top_p, 0 < top_p <= 1, "in (0, 1]"),
-    ("completions", completions, completions >= 1, ">= 1"),
+  whole, real = numbers.Integral, numbers.Real
+  for name, value, kind, holds, words in (
+    ("max_new_tokens", max_new_tokens, whole, lambda v: v >= 1, "an int >= 1"),
+    ("temperature", temperature, real, lambda v: v >= 0, ">= 0 (0 is greedy)"),
+    ("top_p", top_p, real, lambda v: 0 < v <= 1, "in (0, 1]"),
+    ("completions", completions, whole, lambda v: v >= 1, "an int >= 1"),
   ):
-    if not holds:
-      raise usage_error(f"{name}={value}: must be {words}")
+    if not (isinstance(value, kind) and holds(value)):
+      raise usage_error(f"{name}={value!r}: must be {words}")
 
 
-def _plain_places(tokens: Array) -> Places:
-  at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  return Places(at, jnp.ones_like(at), jnp.zeros_like(at))
+def _check_list(what: str, prompts) -> None:
+  if isinstance(prompts, str):
+    raise usage_error(f"{what}: prompts is one text; give a list of texts")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(model, params, tokens):
-  weights = Weights({}, params)
-  states = lm.hidden(model, weights, tokens, _plain_places(tokens))
-  return lm.logits(model, weights, states)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _next_logps(model, params, tokens):
-  weights = Weights({}, params)
-  states = lm.hidden(model, weights, tokens, _plain_places(tokens))
-  kernel = lm.head_kernel(model, weights)
-  return heads.token_logps(states[:, :-1], kernel, tokens[:, 1:])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _rewards(model, params, head, tokens, last):
-  states = lm.hidden(model, Weights({}, params), tokens, _plain_places(tokens))
-  at = jnp.take_along_axis(states, last[:, None, None], axis=1)[:, 0]
-  return heads.reward(head, at)
+def _check_tokens(tokens: Array, size: int) -> None:
+  """An id outside of the table would give NaN without a word."""
+  if tokens.ndim != 2:
+    raise usage_error(f"logits: tokens of shape {tokens.shape}; give [B, T]")
+  if isinstance(tokens, jax.core.Tracer):
+    return
+  ids = np.asarray(tokens)
+  bad = ids[(ids < 0) | (ids >= size)]
+  if len(bad):
+    raise usage_error(
+      f"logits: token id {bad[0]} is outside of the vocabulary 0..{size - 1}"
+    )
 
 
 def load_pretrained(source: str | Path, dtype: str = "float32") -> Pretrained:
@@ -281,26 +284,25 @@ def save_description(
 def _load_run(run: Path, dtype: str) -> Pretrained:
   try:
     saved = json.loads((run / "model.json").read_text())
+    model = Model(
+      TransformerConfig(**saved["transformer"]),
+      saved["trunk_blocks"],
+      (saved["lora"][0], saved["lora"][1]),
+      dtype,
+    )
     settings = config.from_json(
       (run / "config.json").read_text(), str(run / "config.json")
     )
-  except (OSError, ValueError) as e:
+  except (OSError, ValueError, KeyError, TypeError) as e:
     raise checkpoint_error(
       f"{run}: not a complete run folder ({e}); train it again"
     ) from e
-  model = Model(
-    TransformerConfig(**saved["transformer"]),
-    saved["trunk_blocks"],
-    (saved["lora"][0], saved["lora"][1]),
-    dtype,
-  )
   policy = checkpoint.restore_params(run)["policy"]
   policy = jax.tree.map(np.asarray, policy)
   if "top" in policy and not model.trunk_blocks:
     params = policy["top"]
   else:
-    base = load_pretrained(settings.model.source, dtype)
-    trunk, top = lm.split(base.params, model.trunk_blocks)
+    trunk, top = lm.split(_base_params(settings, model), model.trunk_blocks)
     if "lora" in policy:
       top = lm.merge_lora(model, Weights(trunk, top, policy["lora"]))
     else:
@@ -315,6 +317,13 @@ def _load_run(run: Path, dtype: str) -> Pretrained:
     tokenizer,
     policy.get("reward_head"),
   )
+
+
+def _base_params(settings, model: Model) -> PyTree:
+  """What a run started from; `tiny` is drawn anew, with the run's own sizes."""
+  if settings.model.source == "tiny":
+    return random_params(model, settings.seed)
+  return load_pretrained(settings.model.source, model.dtype).params
 
 
 def export(run: str | Path, output: str | Path, dtype: str = "float32") -> Path:

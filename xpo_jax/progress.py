@@ -105,6 +105,18 @@ def track(
   return render(task, plain(description, console), console)
 
 
+def tracked(description: str) -> Callable[[Iterable, int], Iterator]:
+  """A wrapper (work, total) -> the same items, shown while they are used."""
+
+  def wrap(work, total):
+    with track(total, description) as task:
+      for item in work:
+        yield item
+        task.advance()
+
+  return wrap
+
+
 @contextlib.contextmanager
 def _bar(task: Task, description: str, console: Console) -> Iterator[Task]:
   columns = (

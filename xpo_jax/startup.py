@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xpo_jax import progress, trio
+from xpo_jax import parallel, progress, trio
 from xpo_jax.errors import numeric_error
 from xpo_jax.models import heads
 from xpo_jax.models import model as lm
@@ -123,7 +123,7 @@ def _sampler_row(job, state, limit, count=4, new=8):
   )
   whole = np.zeros((len(prompts), width + new), np.int32)
   whole[:, :width] = tokens
-  drawn = np.asarray(samples.tokens[:, 0])
+  drawn = parallel.to_host(samples.tokens)[:, 0]
   for r, n in enumerate(lengths):
     whole[r, n : n + new] = drawn[r]
 
@@ -136,8 +136,9 @@ def _sampler_row(job, state, limit, count=4, new=8):
     return heads.token_logps(heads.gather(states, place), kernel, target)
 
   place = lengths[:, None] - 1 + np.arange(new)
-  logps = np.asarray(teacher(weights, whole, place, drawn))
-  mask = np.asarray(samples.mask[:, 0])
-  gap = np.abs(logps - np.asarray(samples.sampler_logps[:, 0]))[mask].max()
+  logps = parallel.to_host(teacher(weights, whole, place, drawn))
+  mask = parallel.to_host(samples.mask)[:, 0]
+  sampled = parallel.to_host(samples.sampler_logps)[:, 0]
+  gap = np.abs(logps - sampled)[mask].max()
   name = "|sampler - trainer| log-prob"
   return (name, float(gap), f"<= {limit:g}", bool(gap <= limit))

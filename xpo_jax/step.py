@@ -215,8 +215,8 @@ def make_evaluate(objective: Objective) -> Callable:
   """(params, method_state, frozen, batch [n, ...]) -> numbers by prompt.
 
   Returns {"loss", "weight", every metric: [B]}; the held-out loss is
-  sum(loss) / sum(weight), a metric the mean over prompts of Batch.weight > 0.
-  Batch-coupled statistics are those of each batch, and state never moves.
+  sum(loss) / sum(weight), a metric the mean over prompts of Batch.weight > 0. A
+  term adds "NAME:sum" and "NAME:count", to be divided likewise. Batch-coupled statistics are those of each batch, and state never moves.
   """
 
   def evaluate(params, method_state, frozen, batches) -> dict[str, Array]:
@@ -230,6 +230,9 @@ def make_evaluate(objective: Objective) -> Callable:
     if "noise" in objective.method.needs(objective.settings):
       x = x.replace(noise=key)
     output = objective.loss(x)
-    return output.metrics | {"loss": output.loss, "weight": output.weight}
+    numbers = output.metrics | {"loss": output.loss, "weight": output.weight}
+    for name, (numerator, denominator) in output.terms.items():
+      numbers |= {f"{name}:sum": numerator, f"{name}:count": denominator}
+    return numbers
 
   return evaluate

@@ -1,17 +1,25 @@
 """One training run: build, check, step, evaluate, checkpoint."""
 
 import contextlib
-import dataclasses
-import json
 import os
 from pathlib import Path
 import signal
 import time
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
-from xpo_jax import checkpoint, metrics, parallel, pretrained, progress, startup
+from xpo_jax import (
+  checkpoint,
+  checks,
+  held_out,
+  metrics,
+  parallel,
+  pretrained,
+  progress,
+  startup,
+)
 from xpo_jax import config as config_lib
 from xpo_jax import job as jobs
 from xpo_jax.data import loader, planning
@@ -20,12 +28,19 @@ from xpo_jax.errors import (
   XpoError,
   checkpoint_error,
   numeric_error,
-  usage_error,
 )
 from xpo_jax.step import make_train_step
 from xpo_jax.types import TrainState
 
-HELD_OUT = "held_out.jsonl"
+# What a resumed run may change: nothing in it decides the parameters.
+MAY_CHANGE = (
+  "batch.microbatches",
+  "optimizer.max_skipped",
+  "train.eval_every",
+  "train.keep",
+  "train.log_every",
+  "train.save_every",
+)
 SHOWN = {
   "loss": ".4f",
   "rewards/margin": "+.3f",
@@ -34,28 +49,24 @@ SHOWN = {
 }
 
 
-@dataclasses.dataclass
-class Stop:
-  """Set by SIGTERM; polled once a step."""
-
-  asked: bool = False
-
-
 @contextlib.contextmanager
 def on_sigterm():
-  """Turns SIGTERM into a flag, so that the current step can be saved."""
-  stop = Stop()
+  """Yields asked(step): whether to stop after this step. Poll it every step.
 
-  def ask(*_):
-    stop.asked = True
-
+  SIGTERM only sets a flag, so that the current step can be saved. With several
+  processes jax's own service lets all of them stop after the same step.
+  """
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  received = []
   try:
-    before = signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
   except ValueError:  # not the main thread (a notebook's worker)
-    yield stop
+    yield lambda step: False
     return
   try:
-    yield stop
+    yield lambda step: bool(received)
   finally:
     signal.signal(signal.SIGTERM, before)
 
@@ -77,16 +88,39 @@ def run(config, workdir: str | os.PathLike, devices=None) -> dict:
       (73), storage (74), SIGTERM after saving (75).
   """
   folder = Path(workdir)
-  with checkpoint.locked(folder), on_sigterm() as stop:
+  with checkpoint.locked(folder), on_sigterm() as asked:
+    refuse_change(folder, config)
     job = jobs.build(config, devices)
-    describe(job)
     model = job.objective.model
-    pretrained.save_description(folder, model, job.tokenizer, config)
+    if jax.process_index() == 0:
+      describe(job)
+      pretrained.save_description(folder, model, job.tokenizer, config)
     with (
       parallel.use(job.mesh),
       checkpoint.open_checkpoints(folder, config.train.keep) as manager,
     ):
-      return _run(job, folder, manager, stop)
+      return _run(job, folder, manager, asked)
+
+
+def refuse_change(folder: Path, config) -> None:
+  """A run with checkpoints goes on under its own config, or not at all.
+
+  Raises:
+    XpoError: a key of `config` that decides the result has another value than
+      in the folder's config.json (exit code 66).
+  """
+  path = folder / "config.json"
+  if not checkpoint.saved_steps(folder) or not path.is_file():
+    return
+  old = checks.leaves(config_lib.from_json(path.read_text(), str(path)))
+  new = checks.leaves(config)
+  for key in sorted({*old, *new}):
+    free = key in MAY_CHANGE or key.startswith(("mesh.", "data.eval_"))
+    if not free and old.get(key) != new.get(key):
+      raise checkpoint_error(
+        f"{folder} was trained with {key}={old.get(key)!r}, now it is "
+        f"{new.get(key)!r}; use the old value or another --workdir"
+      )
 
 
 def describe(job: jobs.Job) -> None:
@@ -115,11 +149,18 @@ def describe(job: jobs.Job) -> None:
   )
 
 
-def _run(job, folder, manager, stop) -> dict:
-  state = jobs.init_state(job)
-  step_fn = jax.jit(
-    make_train_step(job.objective, job.tx, job.schedule), donate_argnums=0
+def compile_step(job: jobs.Job, state: TrainState):
+  """The jitted step; state in and out have one sharding: one compilation."""
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  return jax.jit(
+    make_train_step(job.objective, job.tx, job.schedule),
+    donate_argnums=0,
+    out_shardings=(shardings, parallel.replicated(job.mesh)),
   )
+
+
+def _run(job, folder, manager, asked) -> dict:
+  state = jobs.init_state(job)
   batches = loader.make_loader(
     job.train.groups,
     job.plan,
@@ -129,49 +170,71 @@ def _run(job, folder, manager, stop) -> dict:
   )
   found = checkpoint.restore(manager, state)
   if found:
-    state, position, _ = found
+    state, position, meta = found
+    _refuse_data(job, folder, meta)
     batches.set_state(position)
     print(f"resumed at step {int(state.step)} of {job.steps}")
-  first = int(state.step)
-  began, last = time.monotonic(), {}
+  first, began = int(state.step), time.monotonic()
   writer = None
   if jax.process_index() == 0:
-    writer = metrics.make_writer(folder, first if found else None)
+    writer = metrics.make_writer(folder, first + 1)
   try:
     if first < job.steps:
-      state, last = _loop(
-        job, state, step_fn, batches, manager, writer, stop, fresh=not found
+      state = _loop(
+        job, state, batches, manager, writer, asked, fresh=not found
       )
-    held_out = evaluate(job, state, folder)
-    if held_out and writer:
-      writer.write(
-        int(state.step), {f"eval/{k}": v for k, v in held_out.items()}
-      )
+    numbers = held_out.evaluate(job, state, folder)
+    if writer and not _evaluated(folder, job.steps):
+      _write_evaluation(writer, job.steps, numbers)
   finally:
     if writer:
       writer.close()
   summary = {
     "steps": job.steps,
     "seconds": round(time.monotonic() - began, 1),
-    "metrics": last,
-    "held_out": held_out,
+    "metrics": _last_metrics(folder),
+    "held_out": numbers,
     "rows": dict(job.train.table),
     "method": job.objective.method.id,
   }
-  if jax.process_index() == 0:
-    checkpoint.write_json(folder / "summary.json", summary)
+  checkpoint.write_json(folder / "summary.json", summary)
   return summary
 
 
-def _loop(job, state, step_fn, batches, manager, writer, stop, fresh):
+def _refuse_data(job, folder, meta) -> None:
+  now = jobs.fingerprints(job)
+  for name in ("data", "tokenizer"):
+    if meta.get(name) != now[name]:
+      raise checkpoint_error(
+        f"{folder}: {name} has changed since the last step (fingerprint "
+        f"{meta.get(name)}, now {now[name]}); bring it back or choose another "
+        "--workdir"
+      )
+
+
+def _write_evaluation(writer, step, numbers) -> None:
+  if numbers:
+    writer.write(step, {f"eval/{k}": v for k, v in numbers.items()})
+
+
+def _evaluated(folder, step) -> bool:
+  """Whether a finished run has been started again."""
+  written = metrics.read_metrics(folder).get("eval/loss", [])
+  return bool(written) and written[-1][0] == step
+
+
+def _last_metrics(folder) -> dict[str, float]:
+  series = metrics.read_metrics(folder)
+  return {k: v[-1][1] for k, v in series.items() if not k.startswith("eval/")}
+
+
+def _loop(job, state, batches, manager, writer, asked, fresh) -> TrainState:
   config, first = job.config.train, int(state.step)
-  meta = jobs.fingerprints(job)
+  step_fn = compile_step(job, state)
   scored = int(np.sum(planning.costs(job.plan.lengths)[:, 1]))
   per_step = scored * job.config.batch.prompts / len(job.train)
   values, clock = {}, time.monotonic()
-  save = lambda state: checkpoint.save(
-    manager, state, batches.get_state(), meta
-  )
+  meta = jobs.fingerprints(job)
   with progress.track(
     job.steps, job.objective.method.id, SHOWN, initial=first
   ) as task:
@@ -193,20 +256,21 @@ def _loop(job, state, step_fn, batches, manager, writer, stop, fresh):
         _stop_if_not_finite(job, values)
       task.advance(values)
       if config.eval_every and done % config.eval_every == 0 < job.steps - done:
-        held_out = evaluate(job, state)
+        numbers = held_out.evaluate(job, state)
         if writer:
-          writer.write(done, {f"eval/{k}": v for k, v in held_out.items()})
+          _write_evaluation(writer, done, numbers)
         clock = time.monotonic()
-      if stop.asked or done % config.save_every == 0 or done == job.steps:
-        save(state)
-      if stop.asked and done < job.steps:
+      stop = asked(done)
+      if stop or done % config.save_every == 0 or done == job.steps:
+        checkpoint.save(manager, state, batches.get_state(), meta)
+      if stop and done < job.steps:
         manager.wait_until_finished()
         raise XpoError(
           f"stopped by SIGTERM, saved at step {done} of {job.steps}; start the "
           "same command again to go on",
           Exit.PREEMPTED,
         )
-  return state, values
+  return state
 
 
 def _stop_if_not_finite(job, values) -> None:
@@ -217,75 +281,3 @@ def _stop_if_not_finite(job, values) -> None:
       f"lower optimizer.learning_rate={job.config.optimizer.learning_rate} or "
       "look at the data of these steps"
     )
-
-
-def evaluate(
-  job: jobs.Job, state: TrainState, folder: Path | None = None
-) -> dict[str, float]:
-  """Held-out loss and the method's metrics; {} without held-out data.
-
-  With a folder, the numbers of every held-out group go to `held_out.jsonl`.
-  """
-  if job.evaluation is None:
-    return {}
-  data, sizes = job.evaluation, job.mesh.shape
-  multiple = sizes["data"] * sizes["fsdp"]
-  prompts = min(job.config.batch.prompts, len(data))
-  prompts += -prompts % multiple
-  rows: dict[str, list] = {}
-  indices = []
-  for index, batch in loader.batches_in_order(
-    data.groups,
-    data.kind,
-    prompts=prompts,
-    row_length=job.config.batch.row_length,
-    row_multiple=multiple,
-    columns=data.columns,
-    trunk=data.trunk,
-  ):
-    batch = parallel.put_batch(job.mesh, batch)
-    numbers = job.evaluate(state.params, state.method_state, job.frozen, batch)
-    indices.append(index[index >= 0])
-    for name, value in numbers.items():
-      rows.setdefault(name, []).append(parallel.to_host(value)[index >= 0])
-  columns = {name: np.concatenate(parts) for name, parts in rows.items()}
-  if folder is not None and jax.process_index() == 0:
-    _write_held_out(folder, data, np.concatenate(indices), columns)
-  loss, weight = columns.pop("loss"), columns.pop("weight")
-  out = {name: float(np.mean(v)) for name, v in columns.items()}
-  return out | {"loss": float(np.sum(loss) / np.sum(weight))}
-
-
-def _write_held_out(folder, data, indices, columns) -> None:
-  lines = []
-  for row, i in enumerate(indices):
-    group = data.groups[i]
-    numbers = {name: float(v[row]) for name, v in columns.items()}
-    lines.append(
-      json.dumps({"id": group.id, "cluster": group.cluster} | numbers)
-    )
-  checkpoint.write_text(folder / HELD_OUT, "\n".join(lines) + "\n")
-
-
-def evaluate_run(folder: str | os.PathLike) -> dict[str, float]:
-  """Held-out numbers of a run's newest checkpoint.
-
-  Raises:
-    XpoError: no checkpoint, or the run has no held-out data.
-  """
-  folder = Path(folder)
-  text = (folder / "config.json").read_text()
-  config = config_lib.from_json(text, str(folder / "config.json"))
-  job = jobs.build(config)
-  if job.evaluation is None:
-    raise usage_error(
-      f"{folder}: the run has no held-out data; set data.eval_source"
-    )
-  with (
-    parallel.use(job.mesh),
-    checkpoint.open_checkpoints(folder, config.train.keep) as manager,
-  ):
-    found = checkpoint.restore(manager, jobs.init_state(job))
-    if found is None:
-      raise checkpoint_error(f"{folder}: no checkpoint in it; train it first")
-    return evaluate(job, found[0], folder)

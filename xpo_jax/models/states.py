@@ -6,6 +6,7 @@ weights, dtype and layout: changing any of them computes anew.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import hashlib
 import json
@@ -40,6 +41,7 @@ def tokens_fingerprint(groups: Sequence) -> str:
   """SHA-256 of the token ids of all groups, in order."""
   digest = hashlib.sha256()
   for group in groups:
+    digest.update(np.int32(len(group.completions)).tobytes())
     for part in (group.prompt, *group.completions):
       digest.update(np.int32(len(part)).tobytes())
       digest.update(np.ascontiguousarray(part, np.int32).tobytes())
@@ -183,18 +185,13 @@ def trunk_states(
           n = offsets[i + 1] - offsets[i]
           out[offsets[i] : offsets[i + 1]] = states[r, at : at + n]
 
-  key = {
-    "tokens": tokens_fingerprint(groups),
-    "weights": fingerprint(trunk),
-    "blocks": model.trunk_blocks,
-    "dtype": model.dtype,
-  }
+  key = _key(model, trunk, groups)
   shape = (int(offsets[-1]), model.config.width)
   array = cached(folder, "trunk", key, shape, fill)
   number = _number(groups)
 
   def look_up(group):
-    i = number[id(group)]
+    i, _ = number[id(group)]
     return array[offsets[i] : offsets[i + 1]]
 
   return look_up
@@ -216,7 +213,7 @@ def reference_logps(
   def numbers(tokens, places, states, place, at, target):
     return _row_logps(model, weights, tokens, places, states, place, target)
 
-  key = {"weights": fingerprint(weights), "dtype": model.dtype}
+  key = _key(model, weights, groups)
   return _completion_numbers(
     "logps", key, numbers, model, groups, folder, trunk, track
   )
@@ -236,7 +233,7 @@ def reward_scores(
   def numbers(tokens, places, states, place, at, target):
     return _row_rewards(model, weights, head, tokens, places, states, at)
 
-  key = {"weights": fingerprint((weights, head)), "dtype": model.dtype}
+  key = _key(model, (weights, head), groups)
   return _completion_numbers(
     "rewards", key, numbers, model, groups, folder, trunk, track
   )
@@ -269,12 +266,11 @@ def _completion_numbers(
           out[offsets[i] : offsets[i + 1]] = found[r, m : m + n]
           m += n
 
-  key = key | {"tokens": tokens_fingerprint(groups)}
   array = cached(folder, name, key, (int(offsets[-1]),), fill)
   number = _number(groups)
 
   def look_up(group):
-    i, out, at = number[id(group)], [], 0
+    (i, _), out, at = number[id(group)], [], 0
     flat = np.asarray(array[offsets[i] : offsets[i + 1]])
     for c in group.completions:
       out.append(flat[at : at + len(c)])
@@ -284,14 +280,25 @@ def _completion_numbers(
   return look_up
 
 
+def _key(model: Model, weights: PyTree, groups: Sequence) -> dict:
+  """Everything that the numbers of `groups` follow from."""
+  return {
+    "tokens": tokens_fingerprint(groups),
+    "weights": fingerprint(weights),
+    "config": dataclasses.asdict(model.config),
+    "blocks": model.trunk_blocks,
+    "dtype": model.dtype,
+  }
+
+
 def _number(groups):
-  """Groups hold arrays and cannot be hashed; their identity can."""
-  return {id(group): i for i, group in enumerate(groups)}
+  """Groups hold arrays and cannot be hashed; their identity can, while held."""
+  return {id(group): (i, group) for i, group in enumerate(groups)}
 
 
 def clean(folder: Path) -> None:
   """Removes halves of interrupted computations of processes now gone."""
   for part in folder.glob("*.part"):
-    pid = part.suffixes[-2].lstrip(".")
+    pid = part.name.split(".")[-2]
     if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
       part.unlink(missing_ok=True)

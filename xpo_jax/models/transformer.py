@@ -80,15 +80,20 @@ def attention(
     [R, L, H, C] in q's dtype; 0 where nothing is visible (padding).
   """
   chex.assert_rank([q, k, v], 4)
-  length = q.shape[1]
-  if length <= QUERY_CHUNK or length % QUERY_CHUNK:
+  rows, length, *rest = q.shape
+  chunks = -(-length // QUERY_CHUNK)
+  if chunks == 1:
     return _attention(q, k, v, query, key)
-  split = lambda x: jnp.moveaxis(
-    x.reshape(x.shape[0], -1, QUERY_CHUNK, *x.shape[2:]), 1, 0
-  )
+  size = -(-length // chunks)
+
+  def split(x):  # padding queries are of group 0 and see nothing
+    ends = [(0, 0), (0, chunks * size - length)] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, ends).reshape(rows, chunks, size, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
+
   chunk = jax.checkpoint(lambda c: _attention(c[0], k, v, c[1], key))
   out = lax.map(chunk, jax.tree.map(split, (q, query)))
-  return jnp.moveaxis(out, 0, 1).reshape(q.shape)
+  return jnp.moveaxis(out, 0, 1).reshape(rows, -1, *rest)[:, :length]
 
 
 def _attention(q, k, v, query, key):

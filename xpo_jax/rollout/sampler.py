@@ -96,7 +96,7 @@ def generate(
   )
   body = functools.partial(_decode, model, weights, how, keys, slots, width)
   end = lax.while_loop(lambda c: (c.step < new) & ~jnp.all(c.done), body, start)
-  mask = jnp.arange(new) < end.length[..., None]
+  mask = jnp.arange(new)[None, None] < end.length[..., None]
   return Samples(
     tokens=jnp.where(mask, end.tokens, how.eos_id),
     mask=mask,
@@ -116,13 +116,13 @@ def _slots(lengths, width, branches, new) -> Places:
   A slot not written yet lies later than every query, so causality hides it.
   """
   at = jnp.arange(width)
-  inside = at < lengths[:, None]
+  inside = at[None] < lengths[:, None]
   step = jnp.repeat(jnp.arange(new), branches)
   branch = jnp.tile(jnp.arange(1, branches + 1), new)
   spread = lambda x: jnp.broadcast_to(x, (lengths.shape[0], x.shape[0]))
   join = lambda a, b: jnp.concatenate([a, b], axis=1).astype(jnp.int32)
   return Places(
-    positions=join(spread(at), lengths[:, None] + step),
+    positions=join(spread(at), lengths[:, None] + step[None]),
     group=join(inside, jnp.ones_like(spread(step))),
     branch=join(jnp.zeros_like(spread(at)), spread(branch)),
   )

@@ -1,0 +1,119 @@
+"""Two processes (gloo on CPU) train as one does."""
+
+import json
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from tests import runs
+from xpo_jax import checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+def start_two(args, cache, devices=2):
+  """The same command as processes 0 and 1, with so many devices each."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
+  return [
+    runs.spawn(
+      *args,
+      env=runs.environment(
+        cache,
+        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+        JAX_NUM_PROCESSES="2",
+        JAX_PROCESS_ID=str(number),
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+      ),
+    )
+    for number in range(2)
+  ]
+
+
+def finish(processes):
+  try:
+    return [runs.finish(process) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+
+
+def command(folder, name, **changes):
+  path = runs.save(runs.make(folder, **changes), folder / f"{name}.json")
+  return ["train", f"--config={path}", f"--workdir={folder / name}"]
+
+
+def same(run, other):
+  lines, expected = runs.lines(run), runs.lines(other)
+  assert [x["step"] for x in lines] == [x["step"] for x in expected]
+  for line, wanted in zip(lines, expected, strict=True):
+    assert line.keys() == wanted.keys()
+    if line["step"] == 1:  # policy = reference: the winner is rounding's
+      wanted.pop("rewards/accuracy")
+    for name, value in wanted.items():
+      assert line[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+      assert name != "loss" or abs(line[name] - value) < 1e-5
+  (step, found), (_, numbers) = runs.bits(run), runs.bits(other)
+  assert step == 6
+  for name, value in numbers.items():
+    if name.startswith("['params']"):
+      np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def test_two_processes_are_one(tmp_path, cache):
+  code, _, err = runs.xpo(
+    *command(tmp_path, "one"), env=runs.environment(cache)
+  )
+  assert code == 0, err
+  done = finish(
+    start_two(command(tmp_path, "two", mesh__data=2, mesh__fsdp=2), cache)
+  )
+  assert [code for code, *_ in done] == [0, 0], [err for *_, err in done]
+  same(tmp_path / "two", tmp_path / "one")
+  # Only the first one writes and reports.
+  assert "Checks before step 1" in done[0][1]
+  for name in ("config.json", "model.json", "summary.json", "held_out.jsonl"):
+    assert (tmp_path / "two" / name).is_file()
+  assert not list((tmp_path / "two").glob("*.part"))
+  events = list((tmp_path / "two" / "tensorboard").iterdir())
+  assert len(events) == 1
+  summaries = [
+    json.loads((tmp_path / name / "summary.json").read_text())
+    for name in ("one", "two")
+  ]
+  assert summaries[1]["held_out"] == pytest.approx(
+    summaries[0]["held_out"], rel=1e-4, abs=1e-5
+  )
+
+
+def test_one_sigterm_stops_both_at_the_same_step(tmp_path, cache):
+  run = tmp_path / "stopped"
+  args = command(tmp_path, "stopped", train__steps=150, train__save_every=50)
+  processes = start_two(args, cache, devices=1)
+  log, end = run / "metrics.jsonl", time.monotonic() + runs.SECONDS
+  while time.monotonic() < end and processes[1].poll() is None:
+    if log.exists() and log.read_text().count("\n") >= 10:
+      break
+    time.sleep(0.01)
+  processes[1].send_signal(signal.SIGTERM)  # the one that writes nothing
+  done = finish(processes)
+  assert [code for code, *_ in done] == [75, 75], [err for *_, err in done]
+  step = checkpoint.saved_steps(run)[-1]
+  assert runs.lines(run)[-1]["step"] == step
+  for _, _, err in done:
+    assert f"saved at step {step} of 150" in err[-1]
+
+
+def test_a_held_lock_turns_both_away(tmp_path, cache):
+  with checkpoint.locked(tmp_path / "run"):
+    done = finish(start_two(command(tmp_path, "run"), cache, devices=1))
+  assert [code for code, *_ in done] == [73, 73], [err for *_, err in done]
