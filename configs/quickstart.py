@@ -1,7 +1,9 @@
 """SFT, reward models, DPO and evaluation on real film preferences.
 
-    make quickstart            SmolLM2-135M-Instruct, about 15 minutes
-    make quickstart-tiny       a model from scratch, about 3 minutes
+    xpo run --config=configs/quickstart.py:smollm --workdir=runs/quickstart
+
+or `make quickstart`; `:tiny` is a model from scratch. --config.seed=1 repeats
+everything with other data and noise.
 
 Data: film review sentences rated by 15 and more people each; a pair is two
 sentences on one film whose mean ratings differ by at least 1. The second reward
@@ -38,18 +40,18 @@ def get_config(arg: str = ""):
   start = "tiny" if tiny else "smollm2-135m-instruct"
   sft = _stage(variant, "sft", start)
   sft.data.format = "texts"
-  sft.data.limit = 5000 if tiny else 1120
+  sft.data.limit = 4000 if tiny else 1120
   sft.optimizer.learning_rate = 3e-3 if tiny else 3e-4
-  sft.train.epochs = 5.0 if tiny else 1.0
+  sft.train.epochs = 3.0 if tiny else 1.0
   reward = _stage(variant, "rm_bt", "stage:sft")
-  reward.data.limit = 4000 if tiny else 800
+  reward.data.limit = 2000 if tiny else 800
   reward.optimizer.learning_rate = 1e-3 if tiny else 1e-4
   judge = _stage(variant, "rm_bt", "stage:sft")
   judge.data.split = "gold"
-  judge.data.limit = 1500 if tiny else 640
+  judge.data.limit = 1000 if tiny else 640
   judge.optimizer.learning_rate = 1e-3 if tiny else 1e-4
   dpo = _stage(variant, "dpo", "stage:sft", beta=0.1)
-  dpo.data.limit = 4000 if tiny else 800
+  dpo.data.limit = 2000 if tiny else 800
   dpo.optimizer.learning_rate = 5e-4 if tiny else 1.7e-4
   policies = {"sft": "stage:sft", "dpo": "stage:dpo"}
   columns = ("sft", "dpo")
@@ -81,6 +83,7 @@ def get_config(arg: str = ""):
       model="tiny, from scratch" if tiny else "SmolLM2-135M-Instruct (4-bit)",
       data="film review sentences rated by 15+ people, split by film",
       notes=(*FILM_NOTES[:2], TINY_NOTE, FILM_NOTES[3]) if tiny else FILM_NOTES,
+      seed=0,
       order=("sft", "reward", "judge", "dpo", "evaluate"),
       stages=dict(
         sft=sft, reward=reward, judge=judge, dpo=dpo, evaluate=evaluate

@@ -69,7 +69,7 @@ def settings(folder, order=("sft", "dpo", "evaluate"), **dpo):
     ),
     (
       lambda s: s.stages.update(evaluate=evaluation_of(s, final="dop")),
-      "stages.evaluate.final='dop' is none of its policies: sft, dpo",
+      "stages.evaluate.final='dop' is none of its policies",
     ),
     (
       lambda s: s.stages.update(evaluate=evaluation_of(s, prompt=1)),
@@ -160,7 +160,9 @@ def test_a_changed_stage_is_refused(finished, monkeypatch, changes, refused):
 
 @pytest.mark.slow
 def test_a_killed_pipeline_resumes_in_its_stage(tmp_path):
-  chosen = settings(tmp_path, order=("sft", "dpo"), train__steps=100)
+  chosen = settings(
+    tmp_path, order=("sft", "dpo"), train__steps=100, train__save_every=20
+  )
   for name in ("sft", "dpo"):
     text = config.to_json(chosen.stages[name])
     (tmp_path / f"{name}.json").write_text(text)
@@ -177,7 +179,7 @@ def test_a_killed_pipeline_resumes_in_its_stage(tmp_path):
   killed, log = start("killed"), tmp_path / "killed" / "dpo" / "metrics.jsonl"
   end = time.monotonic() + runs.SECONDS
   while killed.poll() is None and time.monotonic() < end:
-    if log.exists() and log.read_text().count("\n") >= 20:
+    if log.exists() and log.read_text().count("\n") >= 70:
       break
     time.sleep(0.01)
   killed.kill()
@@ -192,3 +194,13 @@ def test_a_killed_pipeline_resumes_in_its_stage(tmp_path):
     one, other = tmp_path / "killed" / stage, tmp_path / "whole" / stage
     runs.same_bits(runs.bits(one), runs.bits(other))
     assert runs.lines(one) == runs.lines(other)
+
+
+def test_the_runs_seed_is_every_stages():
+  settings = ConfigDict(
+    dict(seed=7, stages=dict(a=dict(seed=0, x=1), b=dict(seed=1)))
+  )
+  out = pipeline.seeded(settings.lock())
+  assert [out.stages[name].seed for name in "ab"] == [7, 7]
+  assert out.stages.a.x == 1
+  assert settings.stages.a.seed == 0

@@ -1,5 +1,6 @@
 """A whole run of the tiny model, in this process."""
 
+import contextlib
 import json
 import math
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests import runs
 from xpo_jax import checkpoint, parallel, placement, train
+from xpo_jax.errors import XpoError
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +165,29 @@ def test_a_finished_run_started_again_changes_nothing(trained, command):
   found = json.loads((run / "summary.json").read_text())
   assert found["metrics"] == summary["metrics"]
   assert found["held_out"] == pytest.approx(summary["held_out"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_may_move_to_other_devices(trained, tmp_path, monkeypatch):
+  config = runs.make(
+    tmp_path, mesh__fsdp=2, mesh__tensor=2, batch__microbatches=2
+  )
+  stop = lambda: contextlib.nullcontext(lambda step: step == 3)
+  with monkeypatch.context() as patch:
+    patch.setattr(train, "on_sigterm", stop)
+    with pytest.raises(XpoError, match="saved at step 3 of 6") as error:
+      train.run(config, tmp_path / "run")
+  assert error.value.code == 75
+  moved = runs.make(tmp_path)
+  train.run(moved, tmp_path / "run", jax.devices()[:1])
+  (_, found), (_, wanted) = (
+    runs.bits(f) for f in (tmp_path / "run", trained[0])
+  )
+  for name, value in wanted.items():
+    if name.startswith("['params']"):
+      np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+  steps = [line["step"] for line in runs.lines(tmp_path / "run")]
+  assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,9 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _methods_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--markdown", action="store_true", help="for documents")
+  parser.add_argument(
+    "--markdown", action="store_true", help="the text of docs/methods.md"
+  )
   parser.add_argument(
     "--survey", action="store_true", help="the 13 axes of arXiv 2407.16216"
   )
@@ -218,8 +220,10 @@ def _methods_flags(parser: argparse.ArgumentParser) -> None:
 def _methods(args: argparse.Namespace) -> None:
   from xpo_jax import listing
 
-  rows = listing.survey_rows() if args.survey else listing.method_rows()
-  listing.show(rows, markdown=args.markdown)
+  if args.markdown:
+    print(listing.document(), end="")
+    return
+  listing.show(listing.survey_rows() if args.survey else listing.method_rows())
 
 
 def _data_flags(parser: argparse.ArgumentParser) -> None:

@@ -37,11 +37,18 @@ def as_markdown(rows: Rows) -> str:
   )
 
 
-def show(rows: Rows, markdown: bool = False) -> None:
-  """Prints the rows as a terminal table or as markdown."""
-  if markdown:
-    print(as_markdown(rows))
-    return
+def document() -> str:
+  """docs/methods.md: what every method takes, and its place in the survey."""
+  return (
+    "# Methods\n\nMade by `xpo methods --markdown > docs/methods.md`. Needs and "
+    "defaults are those of the loss; papers are arXiv numbers.\n\n"
+    f"{as_markdown(method_rows())}\n\n## The survey's 13 axes\n\n"
+    f"{as_markdown(survey_rows())}\n"
+  )
+
+
+def show(rows: Rows) -> None:
+  """Prints the rows as a terminal table."""
   console = Console()
   table = Table(show_lines=True)
   for head in rows[0]:

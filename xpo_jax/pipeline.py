@@ -35,7 +35,8 @@ def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
   """Runs the stages in `settings.order`, then writes report.html.
 
   Args:
-    settings: order (names), stages {name: config}, title, model, data, notes.
+    settings: order (names), stages {name: config}, title, model, data, notes,
+      and optionally a seed for all stages.
     workdir: gets one folder a stage and the report.
 
   Returns:
@@ -47,6 +48,7 @@ def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
   """
   workdir = Path(workdir).absolute()
   _check_keys(settings)
+  settings = seeded(settings)
   stages = resolve(settings, workdir)
   for name, stage in stages.items():
     if "method" in stage:
@@ -74,6 +76,14 @@ def _check_keys(settings: ConfigDict) -> None:
       raise usage_error(
         f"this config has no {key!r}; see configs/quickstart.py"
       )
+
+
+def seeded(settings: ConfigDict) -> ConfigDict:
+  """A copy in which the run's `seed`, if it has one, is every stage's."""
+  out = settings.copy_and_resolve_references()
+  for stage in out.stages.values() if "seed" in out else ():
+    stage.seed = out.seed
+  return out
 
 
 def resolve(settings: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:

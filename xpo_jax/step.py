@@ -216,7 +216,8 @@ def make_evaluate(objective: Objective) -> Callable:
 
   Returns {"loss", "weight", every metric: [B]}; the held-out loss is
   sum(loss) / sum(weight), a metric the mean over prompts of Batch.weight > 0. A
-  term adds "NAME:sum" and "NAME:count", to be divided likewise. Batch-coupled statistics are those of each batch, and state never moves.
+  term adds "NAME:sum" and "NAME:count", to be divided likewise. Batch-coupled
+  statistics are those of each batch, and state never moves.
   """
 
   def evaluate(params, method_state, frozen, batches) -> dict[str, Array]:

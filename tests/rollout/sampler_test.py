@@ -243,6 +243,21 @@ def test_edges_of_the_line_never_draw_a_token_of_probability_zero():
   assert flat[0] == 0 and flat[1] >= 49_150
 
 
+def test_rounding_at_the_end_of_the_line_falls_on_the_last_tokens():
+  noise = np.random.default_rng(0)
+  p = noise.exponential(size=(4000, 512)) ** 2
+  # What a wrong fallback would draw, and what lies behind the last token.
+  p[:, [0, 256, 510, 511]] = 0
+  p /= p.sum(1, keepdims=True)
+  with np.errstate(divide="ignore"):
+    logits = np.log(p.astype("f"))
+  tokens, _ = choose(logits, np.full(4000, 1 - 2**-24, "f"), 1.0, 1.0)
+  from_here = [row[token:].sum() for row, token in zip(p, tokens)]
+  own = np.take_along_axis(p, np.asarray(tokens)[:, None], 1)
+  assert (own > 0).all()
+  assert np.max(from_here - own[:, 0]) < 1e-5
+
+
 def test_temperature_divides_the_logits():
   p = np.array([0.5, 0.3, 0.2])
   sharp = p**2 / (p**2).sum()
