@@ -40,8 +40,8 @@ def as_markdown(rows: Rows) -> str:
 def document() -> str:
   """docs/methods.md: what every method takes, and its place in the survey."""
   return (
-    "# Methods\n\nMade by `xpo methods --markdown > docs/methods.md`. Needs and "
-    "defaults are those of the loss; papers are arXiv numbers.\n\n"
+    "# Methods\n\nMade by `xpo methods --markdown > docs/methods.md`. Needs "
+    "and defaults are those of the loss; papers are arXiv numbers.\n\n"
     f"{as_markdown(method_rows())}\n\n## The survey's 13 axes\n\n"
     f"{as_markdown(survey_rows())}\n"
   )
