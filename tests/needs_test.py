@@ -32,7 +32,7 @@ CLASSES = [
 
 def _members(method):
   kind = next(k for k in _KINDS if k in method.feedback)
-  made = tiny.groups(Feedback.ORDER, 8)
+  made = tiny.members(tiny.objective("dpo"), 8)
   feedback, count = _KINDS[kind]
   if method.completions[0] == 1 and method.id != "kto":
     count = 1

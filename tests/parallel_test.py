@@ -71,8 +71,10 @@ def train(shape, name="dpo", order=None, microbatches=1, steps=3):
     batch, losses = parallel.put_batch(mesh, host), []
     with tiny.compilations("jit(step)") as count:
       for _ in range(steps):
-        state, values = step(state, frozen, batch)
+        before = state
+        state, values = step(before, frozen, batch)
         losses.append(float(values["loss"]))
+  assert all(x.is_deleted() for x in jax.tree.leaves(before.params))  # donated
   return state, losses, len(count)
 
 

@@ -117,7 +117,7 @@ def test_all_stages_leave_a_report(finished):
   start = json.loads((folder / "run" / "dpo" / "config.json").read_text())
   assert start["model"]["source"] == str(folder / "run" / "sft")
   samples = (folder / "run" / "evaluate" / "samples-dpo.jsonl").read_text()
-  assert len(samples.splitlines()) == 6  # held-out prompts
+  assert len(samples.splitlines()) == 10  # held-out prompts
 
 
 @pytest.mark.slow

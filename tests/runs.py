@@ -33,7 +33,7 @@ def write(path: pathlib.Path, rows) -> pathlib.Path:
 
 
 def make(folder: pathlib.Path, method: str = "dpo", **changes):
-  """A config of 6 steps on 24 pairs of `folder`, 6 more held out.
+  """A config of 6 steps on 24 pairs of `folder`, 10 more held out.
 
   `changes` are dotted keys with "__" for ".".
   """
@@ -41,7 +41,7 @@ def make(folder: pathlib.Path, method: str = "dpo", **changes):
   c.method = config.method(method)
   c.data.source = str(write(folder / "train.jsonl", map(pair, range(24))))
   c.data.eval_source = str(
-    write(folder / "held.jsonl", map(pair, range(30, 36)))
+    write(folder / "held.jsonl", map(pair, range(30, 40)))
   )
   c.batch.prompts = 8
   c.train.steps, c.train.epochs = 6, 0.0

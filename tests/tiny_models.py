@@ -12,7 +12,7 @@ from xpo_jax.data import packing, planning
 from xpo_jax.data.records import TokenGroup
 from xpo_jax.models import model as lm
 from xpo_jax.models.model import Model, Weights
-from xpo_jax.models.transformer import TransformerConfig
+from xpo_jax.models.transformer import Places, TransformerConfig
 from xpo_jax.types import Feedback
 
 CONFIG = TransformerConfig(
@@ -58,20 +58,16 @@ def weights(model: Model, whole) -> Weights:
   return Weights(*lm.split(whole, model.trunk_blocks))
 
 
-def lora(model: Model, seed: int = 0, up: float = 0.0):
+def lora(model: Model, up: float = 0.0, seed: int = 0):
   """LoRA factors of `model`; `up` is the size of the usually zero factor."""
-  tree = nn.unbox(
-    jax.jit(lm.init_lora, static_argnums=0)(model, jax.random.key(seed))
-  )
   noise = np.random.default_rng(seed)
+  make = lambda: nn.unbox(lm.init_lora(model, jax.random.key(0)))
 
-  def move(path, leaf):
-    if "_up" not in jax.tree_util.keystr(path):
-      return leaf
-    draw = noise.standard_normal(leaf.shape).astype(np.float32)
-    return leaf + up * draw
+  def draw(path, leaf):
+    size = up if "_up" in jax.tree_util.keystr(path) else 0.3
+    return (size * noise.standard_normal(leaf.shape)).astype(np.float32)
 
-  return jax.tree_util.tree_map_with_path(move, tree)
+  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(make))
 
 
 def group(name, prompt, *completions, **fields) -> TokenGroup:
@@ -112,6 +108,23 @@ def pack(groups, kind=Feedback.ORDER, row_length=32, prompts=0, **extra):
     row_length=row_length,
   ).shape
   return on_device(packing.pack(groups, shape, kind, **extra))
+
+
+def one_row(*groups):
+  """Slots of groups in one row [1, L] in the order given, branches named.
+
+  A group is (prompt, [(branch, completion), ..]); two slots of padding follow.
+  """
+  tokens, position, group, branch = [], [], [], []
+  for number, (prompt, completions) in enumerate(groups, 1):
+    for k, part in [(0, prompt), *completions]:
+      start = 0 if k == 0 else len(prompt)
+      tokens += list(part)
+      position += range(start, start + len(part))
+      group += [number] * len(part)
+      branch += [k] * len(part)
+  pad = lambda x: np.array([x + [0, 0]], np.int32)
+  return pad(tokens), Places(pad(position), pad(group), pad(branch))
 
 
 def on_device(batch):

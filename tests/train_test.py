@@ -49,7 +49,7 @@ def test_held_out_rows_add_up(trained):
   text = (run / "held_out.jsonl").read_text()
   rows = [json.loads(line) for line in text.splitlines()]
   source = run.parent / "held.jsonl"
-  assert [row["id"] for row in rows] == [f"{source}:{n}" for n in range(1, 7)]
+  assert [row["id"] for row in rows] == [f"{source}:{n}" for n in range(1, 11)]
   for name in ("loss", "rewards/margin", "logps/chosen"):
     mean = np.mean([row[name] for row in rows])
     assert summary["held_out"][name] == pytest.approx(mean, rel=1e-6)

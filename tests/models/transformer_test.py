@@ -318,30 +318,13 @@ def states_of(model, whole, tokens, places):
   return lm.hidden(model, Weights({}, whole), tokens, places)
 
 
-def one_row(*groups):
-  """Slots of groups in one row [1, L] in the order given, branches named.
-
-  A group is (prompt, [(branch, completion), ..]); two slots of padding follow.
-  """
-  tokens, position, group, branch = [], [], [], []
-  for number, (prompt, completions) in enumerate(groups, 1):
-    for k, part in [(0, prompt), *completions]:
-      start = 0 if k == 0 else len(prompt)
-      tokens += list(part)
-      position += range(start, start + len(part))
-      group += [number] * len(part)
-      branch += [k] * len(part)
-  pad = lambda x: np.array([x + [0, 0]], np.int32)
-  return pad(tokens), Places(pad(position), pad(group), pad(branch))
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_siblings_do_not_leak(dtype):
   prompt, first, second, third = [7, 3, 9], [4, 4, 8, 1], [30, 2], [5, 6, 11]
   other = ([12, 13], [(1, [14, 15, 16]), (2, [17])])
   model, whole = Model(tiny.CONFIG, dtype=dtype), tiny.params()
   run = lambda *completions: np.asarray(
-    states_of(model, whole, *one_row((prompt, list(completions)), other))
+    states_of(model, whole, *tiny.one_row((prompt, list(completions)), other))
   )[0]
   before = run((1, first), (2, second), (3, third))
   mine = {0: range(3), 1: range(3, 7), 2: range(7, 9), 3: range(9, 12)}
@@ -383,95 +366,3 @@ def test_rows_of_padding_are_finite_and_without_gradient():
     assert (np.asarray(leaf) == 0).all()
   for leaf in jax.tree.leaves(grads):
     assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
-
-
-def test_a_cache_filled_by_pieces_gives_one_pass():
-  model = Model(tiny.CONFIG, trunk_blocks=1)
-  weights = tiny.weights(model, tiny.params())
-  tokens, places = one_row(
-    ([7, 3, 9, 1], [(1, [4, 4, 6]), (2, [30, 2])]), ([5, 6], [(1, [8, 8])])
-  )
-  tokens = np.concatenate([tokens, (tokens * 7 + 1) % 53])
-  places = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), places)
-  wanted = jax.jit(lm.hidden, static_argnums=0)(model, weights, tokens, places)
-  # Three slots more than needed, and old numbers in all: group 0 hides them.
-  length, size = tokens.shape[1], 5
-  assert length % size == 0
-  slots = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 3))), places)
-  caches = lm.init_caches(model, 2, length + 3)
-  caches = jax.tree.map(lambda x: x + 9.0, caches)
-  extend, found = jax.jit(lm.extend, static_argnums=0), []
-  for at in range(0, length, size):
-    piece = slice(at, at + size)
-    here = jax.tree.map(lambda x: x[:, piece], places)
-    written = np.arange(length + 3)[None] < at + size
-    shown = jax.tree.map(lambda x: x * written, slots)
-    states, caches = extend(
-      model, weights, tokens[:, piece], here, caches, shown, at
-    )
-    found.append(states)
-  inside = places.group > 0
-  found = np.concatenate(found, axis=1)
-  tiny.assert_near(found[inside], np.asarray(wanted)[inside], 5e-6)
-
-
-def test_trunk_and_top_are_the_whole_model():
-  config, whole = tiny.TIED, tiny.params(tiny.TIED)
-  batch = tiny.on_device(make_batch(make_groups()))
-  tokens, places = batch.tokens, trio.places(batch)
-  logits = lambda model: jax.jit(
-    lambda w: lm.logits(model, w, lm.hidden(model, w, tokens, places))
-  )(tiny.weights(model, whole))
-  wanted = logits(Model(config))
-  for n in range(1, config.layers):
-    tiny.assert_near(logits(Model(config, trunk_blocks=n)), wanted, 1e-6)
-
-
-@pytest.mark.parametrize("config", [tiny.CONFIG, tiny.TIED])
-def test_split_puts_embedding_and_head_into_the_trunk(config):
-  whole = tiny.params(config)
-  for n in range(1, config.layers):
-    trunk, top = lm.split(whole, n)
-    assert set(trunk) == set(whole) - {"final_norm"}
-    assert set(top) == {"blocks", "final_norm"}
-    assert top["blocks"]["mlp"]["up"].shape[0] == config.layers - n
-    jax.tree.map(np.testing.assert_array_equal, lm.join(trunk, top), whole)
-
-
-def test_parameters_are_those_of_the_description():
-  config = dataclasses.replace(tiny.CONFIG, layers=2)
-  shapes = jax.tree.map(np.shape, tiny.params(config))
-  attention = {
-    "query": (2, 16, 4, 6),
-    "key": (2, 16, 2, 6),
-    "value": (2, 16, 2, 6),
-    "out": (2, 4, 6, 16),
-  }
-  mlp = {"gate": (2, 16, 24), "up": (2, 16, 24), "down": (2, 24, 16)}
-  norm = {"scale": (2, 16)}
-  assert shapes == {
-    "embed": {"embedding": (53, 16)},
-    "blocks": {
-      "attention_norm": norm,
-      "attention": attention,
-      "mlp_norm": norm,
-      "mlp": mlp,
-    },
-    "final_norm": {"scale": (16,)},
-    "head": {"kernel": (16, 53)},
-  }
-
-
-def test_layers_start_apart_and_at_the_right_scale():
-  config = dataclasses.replace(tiny.CONFIG, width=64, mlp_width=256, layers=2)
-  key = jax.random.key(0, impl="rbg")  # compiles faster
-  made = jax.jit(lm.init, static_argnums=0)(Model(config), key)
-  blocks = jax.tree.map(np.asarray, made)["blocks"]
-  down = blocks["mlp"]["down"].unbox()
-  assert not np.array_equal(down[0], down[1])
-  # Fan-in of the down projection is the MLP's width.
-  assert abs(down.std() * np.sqrt(256) - 1) < 0.05
-  out = blocks["attention"]["out"].unbox()
-  assert abs(out.std() * np.sqrt(config.heads * config.head_dim) - 1) < 0.05
-  query = blocks["attention"]["query"].unbox()
-  assert abs(query.std() * np.sqrt(config.width) - 1) < 0.05

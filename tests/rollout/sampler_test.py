@@ -15,7 +15,7 @@ from xpo_jax.rollout import sampler
 from xpo_jax.rollout.sampler import Sampling
 
 CONFIG = dataclasses.replace(tiny.TIED, layers=2)
-MODEL = Model(CONFIG, trunk_blocks=1)
+MODEL, ON_TRUNK = Model(CONFIG), Model(CONFIG, trunk_blocks=1)
 PROMPTS = ([5, 9, 2], [7], [1, 2, 3, 4, 30])
 WIDTH, EOS = 6, 11
 KEY = jax.random.key(2)
@@ -38,11 +38,10 @@ def padded(prompts, width=WIDTH, filler=50):
   return tokens, np.array([len(p) for p in prompts], np.int32)
 
 
-def generate(whole, how, prompts=PROMPTS, rows=None, **pad):
+def generate(whole, how, prompts=PROMPTS, rows=(0, 1, 2), model=MODEL, **pad):
   tokens, lengths = padded(prompts, **pad)
-  weights = tiny.weights(MODEL, whole)
-  rows = None if rows is None else jnp.asarray(rows)
-  found = sampler.generate(MODEL, weights, tokens, lengths, KEY, how, rows)
+  weights, rows = tiny.weights(model, whole), jnp.asarray(rows)
+  found = sampler.generate(model, weights, tokens, lengths, KEY, how, rows)
   return jax.tree.map(np.asarray, found)
 
 
@@ -101,7 +100,8 @@ SETTINGS = {
 @pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS)
 def drawn(request, whole):
   how = HOW.replace(**request.param)
-  return how, generate(whole, how)
+  model = ON_TRUNK if how.temperature == 0 else MODEL
+  return how, generate(whole, how, model=model)
 
 
 def branches(found):
@@ -170,13 +170,15 @@ def test_the_loop_stops_when_every_branch_has_ended(whole, monkeypatch):
 
   monkeypatch.setattr(sampler, "_decode", counted)
   run = jax.jit(sampler.generate.__wrapped__, static_argnums=(0, 5))
+  one = Model(dataclasses.replace(CONFIG, layers=1))
+  weights = tiny.weights(one, tiny.params(one.config))
   tokens, lengths = padded(PROMPTS)
-  key = jax.random.key(5)  # all six branches happen to end early
-  how = HOW.replace(completions=2, max_new_tokens=40)
-  found = run(MODEL, tiny.weights(MODEL, whole), tokens, lengths, key, how)
+  how = HOW.replace(max_new_tokens=30, completions=1, temperature=9.0)
+  key = jax.random.key(47)  # all three branches happen to end early
+  found = run(one, weights, tokens, lengths, key, how)
   jax.effects_barrier()
   needed = int(np.asarray(found.mask).sum(-1).max())
-  assert needed < 40 and np.asarray(found.ended).all()
+  assert 1 < needed < 30 and np.asarray(found.ended).all()
   assert len(steps) == needed
 
 
