@@ -66,17 +66,18 @@ def same(run, other):
   assert step == 6
   for name, value in numbers.items():
     if name.startswith("['params']"):
-      np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+      np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
 
 
 def test_two_processes_are_one(tmp_path, cache):
+  # SGD: Adam turns the rounding of a gradient near 0 into a whole step.
+  plain = dict(optimizer__name="sgd", optimizer__learning_rate=0.01)
   code, _, err = runs.xpo(
-    *command(tmp_path, "one"), env=runs.environment(cache)
+    *command(tmp_path, "one", **plain), env=runs.environment(cache)
   )
   assert code == 0, err
-  done = finish(
-    start_two(command(tmp_path, "two", mesh__data=2, mesh__fsdp=2), cache)
-  )
+  meshed = dict(mesh__data=2, mesh__fsdp=2, **plain)
+  done = finish(start_two(command(tmp_path, "two", **meshed), cache))
   assert [code for code, *_ in done] == [0, 0], [err for *_, err in done]
   same(tmp_path / "two", tmp_path / "one")
   # Only the first one writes and reports.
