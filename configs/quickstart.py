@@ -27,6 +27,7 @@ def _stage(variant, method, source, **keywords):
   c.method = config.method(method, **keywords)
   c.model.source = source
   c.data.source = "films"
+  c.data.eval_limit = 192
   c.train.epochs = 1.0
   c.train.save_every = 25
   c.optimizer.schedule = "linear"
@@ -40,19 +41,19 @@ def get_config(arg: str = ""):
   start = "tiny" if tiny else "smollm2-135m-instruct"
   sft = _stage(variant, "sft", start)
   sft.data.format = "texts"
-  sft.data.limit = 4000 if tiny else 1120
+  sft.data.limit = 4000 if tiny else 800
   sft.optimizer.learning_rate = 3e-3 if tiny else 3e-4
   sft.train.epochs = 3.0 if tiny else 1.0
   reward = _stage(variant, "rm_bt", "stage:sft")
-  reward.data.limit = 2000 if tiny else 800
+  reward.data.limit = 2000 if tiny else 720
   reward.optimizer.learning_rate = 1e-3 if tiny else 1e-4
   judge = _stage(variant, "rm_bt", "stage:sft")
   judge.data.split = "gold"
-  judge.data.limit = 1000 if tiny else 640
+  judge.data.limit = 1000 if tiny else 480
   judge.optimizer.learning_rate = 1e-3 if tiny else 1e-4
   dpo = _stage(variant, "dpo", "stage:sft", beta=0.1)
-  dpo.data.limit = 2000 if tiny else 800
-  dpo.optimizer.learning_rate = 5e-4 if tiny else 1.7e-4
+  dpo.data.limit = 2000 if tiny else 720
+  dpo.optimizer.learning_rate = 5e-4 if tiny else 1.9e-4
   policies = {"sft": "stage:sft", "dpo": "stage:dpo"}
   columns = ("sft", "dpo")
   if not tiny:
