@@ -161,3 +161,17 @@ def test_reward_head_starts_at_one_over_root_width_plus_one():
     for n in range(200)
   ]
   assert abs(np.std(narrow) * math.sqrt(2) - 1) < 0.2
+
+
+def test_chunks_are_counted_on_each_device():
+  sizes = lambda: [heads.chunk_size(r, 300, 512) for r in (1, 4, 64, 1024)]
+  assert sizes() == [300, 128, 8, 1]
+  grid = np.array(jax.devices()[:8]).reshape(2, 4, 1)
+  mesh = jax.sharding.Mesh(
+    grid,
+    ("data", "fsdp", "tensor"),
+    axis_types=(jax.sharding.AxisType.Auto,) * 3,
+  )
+  with jax.set_mesh(mesh):
+    assert sizes() == [300, 300, 64, 4]
+    assert jax.jit(lambda x: x * heads.chunk_size(64, 300, 512))(1) == 64

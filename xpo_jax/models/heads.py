@@ -21,6 +21,13 @@ def gather(hidden: Array, place: Array) -> Array:
   return jnp.take_along_axis(hidden, place[..., None], axis=1)
 
 
+def chunk_size(rows: int, count: int, chunk_tokens: int) -> int:
+  """Targets of a row in one chunk: `chunk_tokens` tokens on each device."""
+  shape = dict(jax.sharding.get_abstract_mesh().shape)
+  parts = shape.get("data", 1) * shape.get("fsdp", 1)
+  return min(count, max(1, chunk_tokens * parts // rows))
+
+
 def token_logps(
   hidden: Array,
   kernel: Array,
@@ -36,13 +43,13 @@ def token_logps(
     kernel: [D, V].
     targets: int32 [R, M].
     kernel_is_frozen: skip the kernel's gradient (it comes out as zeros).
-    chunk_tokens: tokens (R x m) whose logits exist at once.
+    chunk_tokens: tokens (rows x m) whose logits exist on a device at once.
 
   Returns:
     float32 [R, M], nats. The backward pass recomputes each chunk's logits.
   """
   rows, count = targets.shape
-  size = min(count, max(1, chunk_tokens // rows))
+  size = chunk_size(rows, count, chunk_tokens)
   chunks = math.ceil(count / size)
   pad = chunks * size - count
   hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))

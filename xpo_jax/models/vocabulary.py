@@ -15,7 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from xpo_jax.models.heads import CHUNK_TOKENS
+from xpo_jax.models.heads import CHUNK_TOKENS, chunk_size
 from xpo_jax.types import Array
 
 STATISTICS = frozenset(
@@ -53,13 +53,13 @@ def statistics(
     reference: the reference's (hidden, kernel) for token_kl; frozen.
     uniform: [R, M] in [0, 1), the noise of contrast_logps.
     alternatives: k >= 1 of contrast_logps.
-    chunk_tokens: tokens (R x m) whose logits exist at once.
+    chunk_tokens: tokens (rows x m) whose logits exist on a device at once.
 
   Returns:
     {"logps": .., every wanted name: ..}; nats.
   """
   rows, count = targets.shape
-  size = min(count, max(1, chunk_tokens // rows))
+  size = chunk_size(rows, count, chunk_tokens)
   chunks = math.ceil(count / size)
   pad = chunks * size - count
 
