@@ -91,10 +91,10 @@ def _reference_rows(job, state, batch, limit):
   gap, loss, metrics = compare(state.params, job.frozen, batch)
   gap = float(gap)
   rows = [("|policy - reference| log-prob", gap, f"<= {limit:g}", gap <= limit)]
-  if objective.method.id == "dpo" and _plain_dpo(objective.settings):
-    off = abs(float(loss) - math.log(2))
-    rows.append(("first loss", float(loss), "log 2", off <= 10 * limit))
-  if "rewards/margin" in metrics:
+  if objective.method.id == "dpo":  # others' rewards need not start at 0
+    if _plain_dpo(objective.settings):
+      off = abs(float(loss) - math.log(2))
+      rows.append(("first loss", float(loss), "log 2", off <= 10 * limit))
     margin = float(jnp.max(jnp.abs(metrics["rewards/margin"])))
     bound = 100 * limit
     rows.append(("implicit reward margin", margin, "0", margin <= bound))
