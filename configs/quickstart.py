@@ -53,7 +53,7 @@ def get_config(arg: str = ""):
   judge.optimizer.learning_rate = 1e-3 if tiny else 1e-4
   dpo = _stage(variant, "dpo", "stage:sft", beta=0.1)
   dpo.data.limit = 2000 if tiny else 720
-  dpo.optimizer.learning_rate = 5e-4 if tiny else 1.9e-4
+  dpo.optimizer.learning_rate = 5e-4 if tiny else 2.4e-4
   policies = {"sft": "stage:sft", "dpo": "stage:dpo"}
   columns = ("sft", "dpo")
   if not tiny:
@@ -71,7 +71,7 @@ def get_config(arg: str = ""):
     prompts=0,
     prompts_at_once=64,
     template="plain",
-    completions=2,
+    completions=3,
     max_new_tokens=40,
     temperature=0.7,
     top_p=1.0,
