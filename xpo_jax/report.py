@@ -28,7 +28,8 @@ FILM_NOTES = (
   'classifier). They do not say "which reply is better".',
   "VADER's lexicon shares its authors with these ratings, so it is no "
   "independent judge. TextBlob's lexicon has other authors; the second reward "
-  "model is fitted to ratings of the held-out films alone.",
+  "model starts from the SFT policy and is fitted to ratings of films that no "
+  "other stage sees.",
   "The policy starts from an already instruction-tuned model with 4-bit "
   "weights, not from a base model.",
   "Means are over generations for held-out films; ± is one standard error "
