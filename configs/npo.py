@@ -6,8 +6,12 @@ Paper: https://arxiv.org/abs/2404.05868
 
 Rows are prompt, completion, label, and only bad ones count; of pairs, the
 rejected half is forgotten. The loss starts at (2 / beta) log 2 = 13.86; expect
-it and `logps/forget` to fall, ever slower. Watch the loss on other text: what
-should be kept needs a retain term.
+it and `logps/forget` to fall, ever slower. What should be kept needs a retain
+term on data of its own: add
+
+    --config.aux.method=sft --config.aux.source=keep.jsonl
+
+and `loss/main` and `loss/aux` show the two apart.
 """
 
 from xpo_jax import config

@@ -30,7 +30,9 @@ def test_base_has_the_agreed_leaves_and_is_locked():
   assert (c.seed, c.method.name, c.train.epochs) == (0, "dpo", 1.0)
   assert c.optimizer.learning_rate == 1e-5
   assert (c.mesh.data, c.mesh.fsdp, c.mesh.tensor) == (-1, 1, 1)
-  sections = "batch data lora mesh method model optimizer reference seed train"
+  sections = (
+    "aux batch data lora mesh method model optimizer reference seed train"
+  )
   assert set(c) == set(sections.split())
   with pytest.raises(AttributeError):
     c.train.stpes = 3

@@ -52,6 +52,7 @@ def start(mesh, objective, optimizer="adamw"):
     logical={"policy": {"top": names}},
     tx=make_optimizer(settings, 10),
     schedule=make_schedule(settings, 10),
+    aux=None,
     config=types.SimpleNamespace(seed=0),
   )
   return made, job.init_state(made)

@@ -105,11 +105,31 @@ def check_method(config: ConfigDict) -> None:
   chosen = methods.get(config.method.name)
   settings = chosen.settings(keywords)
   needs = chosen.needs(settings)
+  if config.aux.method:
+    needs |= methods.get(config.aux.method).needs({})
   if config.reference.source and "reference_logps" not in needs:
     raise usage_error(
       f"reference.source={config.reference.source!r}: {chosen.id} uses no "
       "reference with these keywords; leave it empty"
     )
+
+
+def check_auxiliary(config: ConfigDict) -> None:
+  """aux.method and aux.source come together, and the method can be one."""
+  from xpo_jax import auxiliary  # imports jax
+
+  aux = config.aux
+  if aux.method and not aux.source:
+    raise usage_error(
+      f"aux.method={aux.method!r} has no data; set aux.source to a file or "
+      "films"
+    )
+  if aux.source and not aux.method:
+    raise usage_error(
+      f"aux.source={aux.source!r} is used by no loss; set aux.method, for "
+      "example sft"
+    )
+  auxiliary.method_of(config)
 
 
 def check_together(config: ConfigDict) -> None:
@@ -159,12 +179,16 @@ def check_batch(config: ConfigDict, mesh: tuple[int, int, int]) -> None:
   """C11: every device gets the same number of prompts in every microbatch."""
   data, fsdp, _ = mesh
   parts = data * fsdp * config.batch.microbatches
-  prompts = config.batch.prompts
-  if prompts % parts:
+  sizes = {"batch.prompts": config.batch.prompts}
+  if config.aux.method and config.aux.prompts:
+    sizes["aux.prompts"] = config.aux.prompts
+  for name, prompts in sizes.items():
+    if prompts % parts == 0:
+      continue
     below, above = prompts // parts * parts, -(-prompts // parts) * parts
     nearest = [str(n) for n in (below, above) if n]
     raise usage_error(
-      f"batch.prompts={prompts} is no multiple of {parts} = data {data} * fsdp "
+      f"{name}={prompts} is no multiple of {parts} = data {data} * fsdp "
       f"{fsdp} * batch.microbatches {config.batch.microbatches}; "
       f"use {' or '.join(nearest)}"
     )

@@ -111,6 +111,7 @@ def validate(config: ConfigDict, devices: int | None = None) -> None:
   checks.check_keys(config, _with_method(config))
   checks.check_values(config)
   checks.check_method(config)
+  checks.check_auxiliary(config)
   checks.check_together(config)
   if devices is not None:
     mesh_shape(config, devices)

@@ -77,6 +77,9 @@ def read(config, method: Method, settings: dict) -> tuple[Raw, Raw | None]:
 
 def _read(config, method, settings, evaluation) -> Raw:
   groups, rows = load.load(config.data, evaluation, seed=config.seed)
+  needs = method.needs(settings)
+  if Feedback.BINARY in method.feedback and "token_feedback" not in needs:
+    load.check_classes(groups, config.data.source, method.survey.negative)
   groups = convert.convert(
     groups,
     method.feedback,

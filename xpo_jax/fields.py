@@ -82,6 +82,15 @@ FIELDS: dict[str, Field] = {
   "data.eval_source": Field("", "held-out file; empty: data.source's split"),
   "data.eval_split": Field("validation", "split of a built-in data set"),
   "data.eval_limit": _at_least(0, 256, "held-out rows to read; 0: all"),
+  "aux.method": Field(
+    "", "a second loss on data of its own, with its defaults; empty: none"
+  ),
+  "aux.coef": _positive(1.0, "its factor; PPO-ptx uses 27.8"),
+  "aux.source": Field("", "like data.source; needed by aux.method"),
+  "aux.split": Field("train", "split of a built-in data set"),
+  "aux.format": Field("auto", "layout of the rows; `xpo data inspect` shows"),
+  "aux.limit": _at_least(0, 0, "rows to read; 0: all"),
+  "aux.prompts": _at_least(0, 0, "prompts a step; 0: batch.prompts"),
   "batch.prompts": _at_least(1, 32, "prompts a step, over all devices"),
   "batch.row_length": _at_least(2, 512, "tokens of a packed row"),
   "batch.microbatches": _at_least(1, 1, "parts of a step, same gradient"),

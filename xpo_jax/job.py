@@ -15,10 +15,18 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 
-from xpo_jax import checks, examples, methods, parallel, placement
+from xpo_jax import (
+  auxiliary,
+  checks,
+  examples,
+  methods,
+  parallel,
+  placement,
+)
 from xpo_jax import config as config_lib
 from xpo_jax.data import planning
-from xpo_jax.errors import data_error
+from xpo_jax.errors import data_error, usage_error
+from xpo_jax.methods.registry import Method
 from xpo_jax.models import states
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.optimizer import make_optimizer, make_schedule
@@ -41,6 +49,7 @@ class Job:
   train: examples.Dataset
   evaluation: examples.Dataset | None
   plan: planning.Plan
+  aux: auxiliary.Auxiliary | None
   steps: int
   tx: optax.GradientTransformation
   schedule: optax.Schedule
@@ -63,20 +72,23 @@ def build(config, devices=None) -> Job:
   settings = method.settings(
     {k: v for k, v in config.method.items() if k != "name"}
   )
+  refuse_on_policy(method, settings)
   mesh = parallel.make_mesh(
     *config_lib.mesh_shape(config, len(devices)), devices=devices
   )
   raw, held_raw = examples.read(config, method, settings)
   _enough(config, len(raw.groups))
-  base = placement.load_policy(config, examples.texts(raw))
+  extra = _read_auxiliary(config)
+  texts = examples.texts(raw) + (examples.texts(extra.raw) if extra else [])
+  base = placement.load_policy(config, texts)
   model = placement.make_model(config, base.model)
   parallel.check_divides(model.config, mesh)
   groups = examples.tokenize(config, raw, base.tokenizer)
-  plan, steps = _plan(config, groups, mesh)
+  steps = _steps(config, len(groups.tokens))
+  plan = _plan(config, groups, mesh, steps, config.seed)
   parts = placement.start_params(config, model, base, method, settings)
-  frozen, reference = placement.make_frozen(
-    config, mesh, model, parts, method, settings
-  )
+  needs = method.needs(settings) | (extra.method.needs({}) if extra else set())
+  frozen, reference = placement.make_frozen(config, mesh, model, parts, needs)
   numbers = examples.FrozenNumbers(model, parts.trunk, reference)
   seen = [groups.tokens[i] for i in np.unique(plan.order)]
   finish = lambda part, seen, name: examples.finish(
@@ -97,38 +109,86 @@ def build(config, devices=None) -> Job:
     train=finish(groups, seen, "train"),
     evaluation=held_out,
     plan=plan,
+    aux=_auxiliary(extra, mesh, base.tokenizer, numbers, steps),
     steps=steps,
     tx=make_optimizer(config.optimizer, steps),
     schedule=make_schedule(config.optimizer, steps),
   )
 
 
-def _enough(config, count: int) -> None:
-  if config.batch.prompts > count:
-    raise data_error(
-      f"{config.data.source}: {count} usable examples are fewer than "
-      f"batch.prompts={config.batch.prompts}; lower it to at most {count}"
+def refuse_on_policy(method, settings: dict) -> None:
+  """Raises for losses on samples of the policy, which no file holds."""
+  drawn = {"sampler_logps", "old_values", "advantages"}
+  missing = sorted(drawn & method.needs(settings))
+  if missing:
+    raise usage_error(
+      f"method.name={method.id!r} learns from samples of the policy "
+      f"({', '.join(missing)}), fixed data have none; call its loss from "
+      "Python on your own rollouts, or choose a method on fixed data"
     )
 
 
-def _plan(config, groups, mesh) -> tuple[planning.Plan, int]:
-  batch, count = config.batch, len(groups.tokens)
+@dataclasses.dataclass(frozen=True)
+class _Extra:
+  """The auxiliary loss before tokenization; `config.data` is its data."""
+
+  config: object
+  method: Method
+  raw: examples.Raw
+
+
+def _read_auxiliary(config) -> _Extra | None:
+  method = auxiliary.method_of(config)
+  if method is None:
+    return None
+  own = auxiliary.data_config(config)
+  raw = examples.read(own, method, method.settings({}))[0]
+  _enough(own, len(raw.groups), "aux.prompts")
+  return _Extra(own, method, raw)
+
+
+def _auxiliary(extra, mesh, tokenizer, numbers, steps):
+  if extra is None:
+    return None
+  settings = extra.method.settings({})
+  groups = examples.tokenize(extra.config, extra.raw, tokenizer)
+  plan = _plan(extra.config, groups, mesh, steps, extra.config.seed + 1)
+  seen = [groups.tokens[i] for i in np.unique(plan.order)]
+  data = examples.finish(
+    extra.config, extra.method, settings, numbers, groups, seen, "auxiliary"
+  )
+  objective = Objective(numbers.model, extra.method, settings)
+  return auxiliary.Auxiliary(objective, extra.config.aux.coef, data, plan)
+
+
+def _enough(config, count: int, key: str = "batch.prompts") -> None:
+  if config.batch.prompts > count:
+    raise data_error(
+      f"{config.data.source}: {count} usable examples are fewer than "
+      f"{key}={config.batch.prompts}; lower it to at most {count}"
+    )
+
+
+def _steps(config, count: int) -> int:
   _enough(config, count)
   steps = config.train.steps or planning.steps_of(
-    config.train.epochs, count, batch.prompts
+    config.train.epochs, count, config.batch.prompts
   )
   checks.check_steps(config, steps)
-  plan = planning.plan(
+  return steps
+
+
+def _plan(config, groups, mesh, steps, seed) -> planning.Plan:
+  return planning.plan(
     planning.group_lengths(groups.tokens),
-    prompts=batch.prompts,
-    row_length=batch.row_length,
+    prompts=config.batch.prompts,
+    row_length=config.batch.row_length,
     steps=steps,
-    microbatches=batch.microbatches,
+    microbatches=config.batch.microbatches,
     row_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
-    seed=config.seed,
+    seed=seed,
     ids=[g.id for g in groups.tokens],
   )
-  return plan, steps
 
 
 def init_state(job: Job) -> TrainState:
@@ -171,7 +231,7 @@ def _moment_specs(boxed: PyTree) -> PyTree:
 
 def fingerprints(job: Job) -> dict[str, str]:
   """Short content hashes that go into every checkpoint's metadata."""
-  groups = job.train.groups
+  groups = job.train.groups + (job.aux.data.groups if job.aux else [])
   short = lambda text: hashlib.sha256(text.encode()).hexdigest()[:16]
   feedback = str([g.feedback for g in groups])
   return {

@@ -96,9 +96,16 @@ def _host_head(key, model: Model) -> PyTree:
 
 
 def make_frozen(
-  config, mesh, model: Model, parts: Parts, method: Method, settings: dict
+  config, mesh, model: Model, parts: Parts, needs: frozenset[str]
 ) -> tuple[Frozen, PyTree]:
   """(frozen weights on the mesh, the reference's top on the host).
+
+  Args:
+    config: a whole tree.
+    mesh: where they go.
+    model: sizes.
+    parts: the start.
+    needs: what the method and the auxiliary losses need.
 
   Raises:
     XpoError: a reference of another architecture or trunk, or one that LoRA
@@ -108,16 +115,11 @@ def make_frozen(
   put = lambda tree: parallel.put_params(
     mesh, tree, {k: names[k] for k in tree}
   )
-  needed = _uses_reference(method, settings)
   reference, lora = parts.top, bool(model.lora[0])
-  whole = any(n.startswith("token_kl") for n in method.needs(settings))
   # Full distributions are never cached.
-  live = needed and (config.reference.mode == "live" or whole)
-  if config.reference.source and not needed:
-    raise usage_error(
-      f"reference.source={config.reference.source!r}: {method.id} uses no "
-      "reference with these keywords; remove it"
-    )
+  whole = any(n.startswith("token_kl") for n in needs)
+  asked = config.reference.mode == "live" and "reference_logps" in needs
+  live = whole or asked
   if config.reference.source:
     if live and lora:
       raise usage_error(
@@ -131,13 +133,6 @@ def make_frozen(
     reference=put(reference) if live and not lora else None,
   )
   return frozen, reference
-
-
-def _uses_reference(method: Method, settings: dict) -> bool:
-  return any(
-    n == "reference_logps" or n.startswith("token_kl")
-    for n in method.needs(settings)
-  )
 
 
 def _other_reference(config, model: Model, trunk: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ LossInputs, and each microbatch is then run backward with its cotangent. So
 1 x 32 = 4 x 8 = 8 devices for every method.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 
@@ -40,10 +40,12 @@ class Objective:
   settings: dict
 
   @property
+  def draws(self) -> bool:
+    return "noise" in self.method.needs(self.settings)
+
+  @property
   def two_pass(self) -> bool:
-    couples = self.method.couples_batch(self.settings)
-    draws = "noise" in self.method.needs(self.settings)
-    return couples or draws or self.method.init_state is not None
+    return self.method.couples_batch(self.settings) or self.draws
 
   def score(self, params, frozen, batch, first, key, train) -> LossInputs:
     """`first`: number of the microbatch's first slot in the global batch."""
@@ -58,7 +60,9 @@ class Objective:
       noise=(key, first),
     )
 
-  def loss(self, x: LossInputs) -> LossOutput:
+  def loss(self, x: LossInputs, state=None, key=None) -> LossOutput:
+    """With the method's running statistics and, if it draws, its key."""
+    x = x.replace(state=state, noise=key if self.draws else None)
     return self.method.loss(x, **self.settings)
 
 
@@ -96,12 +100,27 @@ def _live(x: LossInputs) -> dict[str, Array]:
   return {name: v for name, v in named.items() if v is not None}
 
 
-def _one_pass(objective, params, frozen, batches, key):
+def _whole(objective, params, frozen, batches, method_state, key):
+  """One microbatch is the batch: its loss is differentiated as it is."""
+  batch = jax.tree.map(lambda a: a[0], batches)
+
+  def whole(params):
+    x = objective.score(params, frozen, batch, 0, key, True)
+    output = objective.loss(x, method_state, key)
+    return total(output), (output, metric_means(output, x.weight))
+
+  (loss, (output, metrics)), grads = jax.value_and_grad(whole, has_aux=True)(
+    params
+  )
+  return grads, loss, metrics, output.state
+
+
+def _one_pass(objective, params, frozen, batches, method_state, key):
   """Accumulates gradients of numerators; numbers come from the whole batch."""
 
   def numerator(params, batch):
     x = objective.score(params, frozen, *batch, key, True)
-    return jnp.sum(objective.loss(x).loss), x
+    return jnp.sum(objective.loss(x, method_state).loss), x
 
   def add(grads, batch):
     more, x = jax.grad(numerator, has_aux=True)(params, batch)
@@ -111,10 +130,10 @@ def _one_pass(objective, params, frozen, batches, key):
   grads, inputs = lax.scan(add, zeros, numbered(batches))
   # A mean over a class of prompts is no sum of its microbatches' means.
   x = flatten(inputs)
-  output = objective.loss(x)
+  output = objective.loss(x, method_state)
   weight = jnp.maximum(jnp.sum(output.weight), 1e-8)
   grads = jax.tree.map(lambda g: g / weight, grads)
-  return grads, total(output), metric_means(output, x.weight), None
+  return grads, total(output), metric_means(output, x.weight), output.state
 
 
 def _two_pass(objective, params, frozen, batches, method_state, key):
@@ -124,13 +143,10 @@ def _two_pass(objective, params, frozen, batches, method_state, key):
   _, inputs = lax.scan(
     lambda _, batch: (None, score(params, batch)), None, batches
   )
-  count = inputs.completion_mask.shape[0]
-  x = flatten(inputs).replace(state=method_state)
-  if "noise" in objective.method.needs(objective.settings):
-    x = x.replace(noise=key)
+  count, x = inputs.completion_mask.shape[0], flatten(inputs)
 
   def whole(live):
-    output = objective.loss(x.replace(**live))
+    output = objective.loss(x.replace(**live), method_state, key)
     return total(output), output
 
   cotangents, output = jax.grad(whole, has_aux=True)(_live(x))
@@ -150,39 +166,63 @@ def _two_pass(objective, params, frozen, batches, method_state, key):
   return grads, total(output), metrics, output.state
 
 
-def has_terms(objective: Objective, params, frozen, batches) -> bool:
+def has_terms(objective, params, frozen, batches, method_state) -> bool:
   """Whether the loss has terms with denominators of their own (static)."""
   first = jax.tree.map(lambda a: a[0], batches)
 
   def terms():
-    x = objective.score(params, frozen, first, 0, jax.random.key(0), True)
-    return objective.loss(x).terms
+    key = jax.random.key(0)
+    x = objective.score(params, frozen, first, 0, key, True)
+    return objective.loss(x, method_state, key).terms
 
   return bool(jax.eval_shape(terms))
 
 
-def make_train_step(
-  objective: Objective, tx: optax.GradientTransformation, schedule
-) -> Callable[[TrainState, trio.Frozen, Batch], tuple[TrainState, dict]]:
-  """(state, frozen, batch [n, ...]) -> (state, metrics); jit it with donation.
+def _gradients(objective, params, frozen, batches, method_state, key):
+  """(gradients, loss, metrics, new method state), in as few passes as can be.
 
-  A step whose loss or gradient is not finite leaves parameters, moments and
-  method state bitwise unchanged and counts in `state.skipped`.
+  A single microbatch needs no second pass, whatever the method.
+  """
+  everything = objective, params, frozen, batches, method_state
+  if batches.weight.shape[0] == 1:
+    return _whole(*everything, key)
+  if objective.two_pass or has_terms(*everything):
+    return _two_pass(*everything, key)
+  return _one_pass(*everything, key)
+
+
+def make_train_step(
+  objective: Objective,
+  tx: optax.GradientTransformation,
+  schedule,
+  auxiliaries: Sequence[tuple[Objective, float]] = (),
+) -> Callable[..., tuple[TrainState, dict]]:
+  """(state, frozen, batch [n, ...], *more) -> (state, metrics); jit, donate.
+
+  The loss is that of `objective` plus coefficient x loss of every auxiliary
+  on its own batch out of `more`, in their order; each is a mean with its own
+  denominator, and "loss/main", "loss/aux" report them apart. A step whose loss
+  or gradient is not finite leaves parameters, moments and method state bitwise
+  unchanged and counts in `state.skipped`.
   """
 
-  def step(state: TrainState, frozen, batches):
+  def step(state: TrainState, frozen, batches, *more):
     key = jax.random.fold_in(state.key, state.step)
-    two_pass = objective.two_pass
-    if not two_pass:
-      two_pass = has_terms(objective, state.params, frozen, batches)
-    if two_pass:
-      grads, loss, metrics, method_state = _two_pass(
-        objective, state.params, frozen, batches, state.method_state, key
+    grads, loss, metrics, method_state = _gradients(
+      objective, state.params, frozen, batches, state.method_state, key
+    )
+    if auxiliaries:
+      metrics["loss/main"] = loss
+    pairs = zip(auxiliaries, more, strict=True)
+    for number, ((extra, coef), batch) in enumerate(pairs, 1):
+      name = "aux" if len(auxiliaries) == 1 else f"aux{number}"
+      own = jax.random.fold_in(key, number)
+      added, value, _, _ = _gradients(
+        extra, state.params, frozen, batch, None, own
       )
-    else:
-      grads, loss, metrics, method_state = _one_pass(
-        objective, state.params, frozen, batches, key
-      )
+      grads = jax.tree.map(lambda g, a, c=coef: g + c * a, grads, added)
+      loss += coef * value
+      metrics[f"loss/{name}"] = value
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
@@ -227,10 +267,7 @@ def make_evaluate(objective: Objective) -> Callable:
       return None, objective.score(params, frozen, *batch, key, False)
 
     _, inputs = lax.scan(one, None, numbered(batches))
-    x = flatten(inputs).replace(state=method_state)
-    if "noise" in objective.method.needs(objective.settings):
-      x = x.replace(noise=key)
-    output = objective.loss(x)
+    output = objective.loss(flatten(inputs), method_state, key)
     numbers = output.metrics | {"loss": output.loss, "weight": output.weight}
     for name, (numerator, denominator) in output.terms.items():
       numbers |= {f"{name}:sum": numerator, f"{name}:count": denominator}

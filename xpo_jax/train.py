@@ -22,7 +22,7 @@ from xpo_jax import (
 )
 from xpo_jax import config as config_lib
 from xpo_jax import job as jobs
-from xpo_jax.data import loader, planning
+from xpo_jax.data import loader, packing, planning
 from xpo_jax.errors import (
   Exit,
   XpoError,
@@ -130,6 +130,13 @@ def describe(job: jobs.Job) -> None:
     ("", "count"),
     job.train.table,
   )
+  if job.aux:
+    progress.print_table(
+      f"rows of {job.config.aux.source}, {job.config.aux.coef:g} x "
+      f"{job.aux.objective.method.id}",
+      ("", "count"),
+      job.aux.data.table,
+    )
   report = planning.padding_report(job.plan)
   size = sum(x.size for x in jax.tree.leaves(job.start))
   shape = job.plan.shape
@@ -152,8 +159,9 @@ def describe(job: jobs.Job) -> None:
 def compile_step(job: jobs.Job, state: TrainState):
   """The jitted step; state in and out have one sharding: one compilation."""
   shardings = jax.tree.map(lambda x: x.sharding, state)
+  auxiliaries = [(job.aux.objective, job.aux.coef)] if job.aux else []
   return jax.jit(
-    make_train_step(job.objective, job.tx, job.schedule),
+    make_train_step(job.objective, job.tx, job.schedule, auxiliaries),
     donate_argnums=0,
     out_shardings=(shardings, parallel.replicated(job.mesh)),
   )
@@ -161,13 +169,7 @@ def compile_step(job: jobs.Job, state: TrainState):
 
 def _run(job, folder, manager, asked) -> dict:
   state = jobs.init_state(job)
-  batches = loader.make_loader(
-    job.train.groups,
-    job.plan,
-    job.train.kind,
-    columns=job.train.columns,
-    trunk=job.train.trunk,
-  )
+  batches = _loader(job)
   found = checkpoint.restore(manager, state)
   if found:
     state, position, meta = found
@@ -199,6 +201,27 @@ def _run(job, folder, manager, asked) -> dict:
   }
   checkpoint.write_json(folder / "summary.json", summary)
   return summary
+
+
+def _loader(job):
+  """Iterates over (step, [the method's batch, the auxiliary loss's])."""
+  parts = [(job.train, job.plan)]
+  if job.aux:
+    parts.append((job.aux.data, job.aux.plan))
+  return loader.iterate(
+    lambda step: [
+      packing.pack_step(
+        data.groups,
+        plan,
+        step,
+        data.kind,
+        columns=data.columns,
+        trunk=data.trunk,
+      )
+      for data, plan in parts
+    ],
+    job.steps,
+  )
 
 
 def _refuse_data(job, folder, meta) -> None:
@@ -239,11 +262,11 @@ def _loop(job, state, batches, manager, writer, asked, fresh) -> TrainState:
     job.steps, job.objective.method.id, SHOWN, initial=first
   ) as task:
     for number in range(first, job.steps):
-      _, batch = next(batches)
-      batch = parallel.put_batch(job.mesh, batch)
+      _, parts = next(batches)
+      batch, *more = parallel.put_batch(job.mesh, parts)
       if number == first:
         startup.run_checks(job, state, batch, fresh)
-      state, device_values = step_fn(state, job.frozen, batch)
+      state, device_values = step_fn(state, job.frozen, batch, *more)
       done = number + 1
       if done % config.log_every == 0 or done == job.steps:
         values = {k: float(v) for k, v in device_values.items()}

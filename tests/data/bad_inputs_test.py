@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -353,12 +354,24 @@ def test_d34_mixed_label_types(write):
 
 
 @pytest.mark.parametrize(
-  ("label", "name"), [(1, "desirable (1)"), (False, "undesirable (0)")]
+  ("label", "negative", "words"),
+  [
+    (1, "both", "desirable (1); the method needs both classes"),
+    (False, "both", "undesirable (0); the method needs both classes"),
+    (1, "negative", "desirable (1); the method learns from undesirable ones"),
+  ],
 )
-def test_d35_one_class(write, label, name):
-  assert error_of(write(labelled(label, label))) == (
-    f"f.jsonl: every label is {name}; a binary method needs both classes"
-  )
+def test_d35_one_class(write, label, negative, words):
+  groups, _ = load.load_groups(write(labelled(label, label)))
+  with pytest.raises(
+    XpoError, match=re.escape(f"f.jsonl: every label is {words}")
+  ):
+    load.check_classes(groups, "f.jsonl", negative)
+
+
+def test_d35_one_class_is_enough_to_forget(write):
+  groups, _ = load.load_groups(write(labelled(False, False)))
+  load.check_classes(groups, "f.jsonl", "negative")
 
 
 def test_margin_in_some_rows_only(write):

@@ -114,8 +114,6 @@ def load_groups(
         break
   account.used = len(groups)
   settle(account, source, on_bad_row)
-  if groups[0].kind is Feedback.BINARY:
-    _both_classes(groups, source)
   return groups, account
 
 
@@ -169,10 +167,28 @@ def _same_kind(group: Group, first: Group) -> None:
     )
 
 
-def _both_classes(groups: list[Group], source: str) -> None:
-  classes = {g.feedback[0] for g in groups}
-  if len(classes) == 1:
-    only = "desirable (1)" if classes == {1.0} else "undesirable (0)"
+def check_classes(groups: list[Group], source: str, negative: str) -> None:
+  """Single completions with labels have the classes that a method learns from.
+
+  Args:
+    groups: of one kind; only BINARY ones with K = 1 are looked at.
+    source: for the message.
+    negative: `Survey.negative` of the method: "both" needs both classes,
+      "negative" an undesirable one.
+
+  Raises:
+    XpoError: (65) a class is missing.
+  """
+  if groups[0].kind is not Feedback.BINARY:
+    return
+  classes = {g.feedback[0] for g in groups if len(g.completions) == 1}
+  if classes == {1.0}:
+    both = negative == "both"
+    wants = "needs both classes" if both else "learns from undesirable ones (0)"
     raise data_error(
-      f"{source}: every label is {only}; a binary method needs both classes"
+      f"{source}: every label is desirable (1); the method {wants}"
+    )
+  if classes == {-1.0} and negative == "both":
+    raise data_error(
+      f"{source}: every label is undesirable (0); the method needs both classes"
     )

@@ -5,7 +5,8 @@ number, the next step, and `set_state()` continues there exactly, because every
 batch is a pure function of the plan and its step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -41,14 +42,19 @@ def make_loader(
     grain iterator over (int, Batch of arrays [microbatches, ...]).
   """
 
-  def build(step):
-    return step, packing.pack_step(
-      groups, plan, step, feedback_kind, columns=columns, trunk=trunk
-    )
+  build = lambda step: packing.pack_step(
+    groups, plan, step, feedback_kind, columns=columns, trunk=trunk
+  )
+  return iterate(build, len(plan.order), threads=threads, ahead=ahead)
 
-  steps = grain.MapDataset.range(len(plan.order)).map(build)
+
+def iterate(
+  build: Callable[[int], Any], steps: int, *, threads: int = 1, ahead: int = 2
+) -> grain.DatasetIterator:
+  """Iterates over (step, build(step)); `build` is called from the threads."""
+  numbered = grain.MapDataset.range(steps).map(lambda n: (n, build(n)))
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-  return iter(steps.to_iter_dataset(options))
+  return iter(numbered.to_iter_dataset(options))
 
 
 def batches_in_order(
