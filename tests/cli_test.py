@@ -25,7 +25,7 @@ START = ("train", "--config=configs/dpo.py:tiny", "--workdir=runs/never")
     ("--config.method.bta=0.2", "did you mean 'method.beta'?"),
     ("--config.trian.steps=3", "did you mean 'train.steps'?"),
     ("--config.learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
-    ("--config.zzz=1", "choose among batch, data, lora"),
+    ("--config.zzz=1", "choose among aux, batch, data"),
     ("--confg.seed=1", "did you mean --config?"),
     ("--wrkdir=x", "did you mean --workdir?"),
     ("steps=3", "unexpected argument 'steps=3'"),
