@@ -5,7 +5,9 @@
         -- train --config=configs/dpo.py:smollm --workdir=/mnt/runs/dpo
 
 asks for a queued resource, waits until it is there, installs the repository on
-every host and starts the command. --dry-run prints the commands instead, one a
+every host and starts the command. A run that was preempted after saving (exit
+code 75) starts again, on a new slice if the old one is gone. At the end the
+hosts' logs are copied into --logs. --dry-run prints the commands instead, one a
 line, ready to paste. The slice is kept: delete it with the last line printed.
 """
 
@@ -16,8 +18,13 @@ import subprocess
 import sys
 import time
 
+import restart
+
 POLL_SECONDS = 30
-READY, FAILED = "ACTIVE", ("FAILED", "SUSPENDED")
+READY, FAILED = "ACTIVE", ("FAILED",)
+GONE = ("SUSPENDED", "SUSPENDING", "")  # preempted, or deleted
+LOST = 255  # ssh's code for a connection that broke
+LOG = "xpo_logs"  # folder on the hosts
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -33,14 +40,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--spot", action="store_true", help="may be preempted")
   parser.add_argument("--repository", required=True, help="git URL")
   parser.add_argument("--revision", required=True, help="tag or commit")
+  parser.add_argument("--restarts", type=int, default=100)
+  parser.add_argument("--logs", default="logs", help="folder for hosts' logs")
   parser.add_argument("--dry-run", action="store_true")
   parser.add_argument("command", nargs="+", help="-- SUBCOMMAND [flags]")
   return parser.parse_args(argv)
 
 
 def remote_script(args: argparse.Namespace) -> str:
-  """What every host runs: clone, install once, start."""
+  """What every host runs: clone, install once, start, keep the output."""
   folder = "xpo_jax"
+  command = f".venv/bin/xpo {shlex.join(args.command)}"
+  logged = f"{command} 2>&1 | tee -a ~/{LOG}/$(hostname).log"
   steps = [
     f"test -d {folder} || git clone --quiet "
     f"{shlex.quote(args.repository)} {folder}",
@@ -48,7 +59,9 @@ def remote_script(args: argparse.Namespace) -> str:
     f"git checkout --quiet {shlex.quote(args.revision)}",
     "make venv",
     ".venv/bin/pip install --quiet '.[tpu]'",
-    f".venv/bin/xpo {shlex.join(args.command)}",
+    f"mkdir -p ~/{LOG}",
+    # tee would hide the exit code, which says whether to start again.
+    f"bash -o pipefail -c {shlex.quote(logged)}",
   ]
   return " && ".join(steps)
 
@@ -87,6 +100,16 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
       f"--command={remote_script(args)}",
       *where,
     ],
+    "logs": [
+      *gcloud,
+      "tpu-vm",
+      "scp",
+      "--recurse",
+      "--worker=all",
+      f"{args.name}:~/{LOG}",
+      args.logs,
+      *where,
+    ],
     "delete": [*queued, "delete", args.name, "--force", "--quiet", *where],
   }
 
@@ -99,21 +122,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in todo.values():
       print(shlex.join(command))
     return 0
-  code = subprocess.run(todo["create"]).returncode
-  if code:
-    return code
-  while True:
-    asked = subprocess.run(todo["wait"], stdout=subprocess.PIPE, text=True)
-    state = asked.stdout.strip()
-    if asked.returncode or state in FAILED:
-      print(f"{args.name}: {state or 'no state'}", file=sys.stderr)
-      return asked.returncode or 1
-    if state == READY:
-      break
-    time.sleep(POLL_SECONDS)
-  code = subprocess.run(todo["run"]).returncode
+  code = restart.run(
+    todo["run"],
+    args.restarts,
+    before=lambda: make_ready(args.name, todo),
+    again=lambda code: code in (restart.PREEMPTED, LOST),
+  )
+  subprocess.run(todo["logs"])
   print(f"delete it with: {shlex.join(todo['delete'])}")
   return code
+
+
+def make_ready(name: str, todo: dict[str, list[str]]) -> int:
+  """Waits for the slice, made anew if it is gone; 0 when it is there."""
+  asked_for = False
+  while True:
+    asked = subprocess.run(
+      todo["wait"],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+    )
+    state = asked.stdout.strip()
+    if state == READY:
+      return 0
+    if state in FAILED:
+      print(f"{name}: {state}", file=sys.stderr)
+      return 1
+    if state in GONE and not asked_for:
+      if state:
+        subprocess.run(todo["delete"])
+      code = subprocess.run(todo["create"]).returncode
+      if code:
+        return code
+      asked_for = True
+    else:
+      time.sleep(POLL_SECONDS)
 
 
 if __name__ == "__main__":
