@@ -13,7 +13,8 @@ outside of this repository, in float64 where that code allows:
     feedback_kind: a name of types.Feedback.
     inputs: LossInputs fields as nested lists, null for NaN; completion_mask is
       required, present, ended and weight are 1 where absent. "shared": NAME
-      starts from these inputs, which the other fields then replace.
+      starts from these inputs, which the other fields then replace; "noise" is
+      the seed of a key.
     prepare: true runs Method.prepare first.
     expect: what the reference returned, any of
       loss: [B], LossOutput.loss.
@@ -80,6 +81,8 @@ def read_inputs(file, case) -> LossInputs:
     shape = mask.shape[:1] if name == "weight" else mask.shape[:2]
     value = np.asarray(given.pop(name, np.ones(shape)), float)
     fields[name] = jnp.asarray(value if name == "weight" else value > 0)
+  if "noise" in given:
+    fields["noise"] = jax.random.key(given.pop("noise"))
   for name, value in given.items():
     fields[name] = jnp.asarray(np.asarray(value, float))
   return LossInputs(
