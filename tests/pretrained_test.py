@@ -10,12 +10,12 @@ import pytest
 
 from tests import plain_model
 from tests import tiny_models as tiny
-from xpo_jax import checkpoint, config, pretrained, train
+from xpo_jax import checkpoint, config, exports, pretrained, train
 from xpo_jax.errors import Exit, XpoError
-from xpo_jax.models import heads
+from xpo_jax.models import heads, states
 from xpo_jax.models import model as lm
 from xpo_jax.models.model import Model, Weights
-from xpo_jax.models.weights.safetensors_folder import save_folder
+from xpo_jax.models.weights.export import save_folder
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
 from xpo_jax.types import TrainState
 
@@ -181,7 +181,7 @@ def test_a_language_model_has_no_rewards(loaded):
 # Run folders.
 
 
-def write_run(folder, model, policy, settings, tokenizer=None):
+def write_run(folder, model, policy, settings, tokenizer=None, **meta):
   """A run folder as training leaves it, after step 3."""
   pretrained.save_description(
     folder, model, tokenizer or byte_tokenizer(), settings
@@ -196,7 +196,7 @@ def write_run(folder, model, policy, settings, tokenizer=None):
     skipped=zero,
   )
   with checkpoint.open_checkpoints(folder, 1) as manager:
-    checkpoint.save(manager, state, {"step": 3}, {})
+    checkpoint.save(manager, state, {"step": 3}, meta)
   return folder
 
 
@@ -232,12 +232,35 @@ def test_an_exported_run_loads_with_equal_logits(
   wanted = plain_model.logits(CONFIG, trained, TOKENS[0])
   tiny.assert_near(found.logits(TOKENS)[0], wanted, 1e-5)
 
-  out = pretrained.export(run, tmp_path / "exported")
+  out = exports.export(run, tmp_path / "exported")
   again = pretrained.load_pretrained(out)
   np.testing.assert_array_equal(again.logits(TOKENS), found.logits(TOKENS))
   assert again.tokenizer.fingerprint() == byte_tokenizer().fingerprint()
+  assert again.tokenizer.trained_with == settings.data.template == "plain"
   base = pretrained.load_pretrained(folder).logits(TOKENS)
   assert np.abs(again.logits(TOKENS) - base).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["last block", "lora"])
+def test_frozen_weights_must_be_those_of_the_training(kind, whole, tmp_path):
+  model = KINDS[kind]
+  trunk, top = lm.split(whole, model.trunk_blocks)
+  policy = {"lora": tiny.lora(model)} if model.lora[0] else {"top": top}
+  frozen = (trunk, top) if model.lora[0] else (trunk, {})
+  settings, source = config.base(), tmp_path / "source"
+  settings.model.source = str(source)
+  tokenizer = byte_tokenizer()
+  save_folder(source, CONFIG, whole, tokenizer, "float32")
+  base = {"base": states.fingerprint(frozen)[:16]}
+  run = write_run(tmp_path / "run", model, policy, settings, fingerprints=base)
+  assert pretrained.load_pretrained(f"{run}@3").model.config == CONFIG
+  whole = jax.tree.map(np.array, whole)
+  whole["blocks"]["mlp"]["up"][0, 0, 0] += 0.01
+  source.rename(tmp_path / "before")
+  save_folder(source, CONFIG, whole, tokenizer, "float32")
+  with pytest.raises(XpoError, match="the frozen weights in") as error:
+    pretrained.load_pretrained(run)
+  assert error.value.code == 66 and base["base"] in str(error.value)
 
 
 def test_a_tiny_run_starts_from_its_own_seed_and_sizes(tmp_path, monkeypatch):
@@ -254,7 +277,7 @@ def test_a_tiny_run_starts_from_its_own_seed_and_sizes(tmp_path, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
 
 
-def test_a_reward_run_keeps_its_head_and_is_not_exported(whole, tmp_path):
+def test_a_reward_run_keeps_its_head_in_an_export(whole, tmp_path):
   head = heads.init_reward_head(jax.random.key(1), CONFIG.width)
   policy = {"top": jax.tree.map(jnp.asarray, whole), "reward_head": head}
   settings = config.base()
@@ -262,8 +285,14 @@ def test_a_reward_run_keeps_its_head_and_is_not_exported(whole, tmp_path):
   run = write_run(tmp_path / "run", Model(CONFIG), policy, settings)
   found = pretrained.load_pretrained(run)
   jax.tree.map(np.testing.assert_array_equal, found.reward_head, head)
-  text = message(lambda: pretrained.export(run, tmp_path / "out"))
-  assert "is a reward model" in text and not (tmp_path / "out").exists()
+  out = exports.export(run, tmp_path / "out")
+  again = pretrained.load_pretrained(out)
+  jax.tree.map(np.testing.assert_array_equal, again.reward_head, head)
+  assert not again.params.keys() - {"embed", "blocks", "final_norm"}
+  prompts, completions = [TOKENS[0, :3]], [TOKENS[0, 3:]]
+  np.testing.assert_array_equal(
+    again.rewards(prompts, completions), found.rewards(prompts, completions)
+  )
 
 
 @pytest.mark.parametrize("damage", ["text", "keys", "checkpoint"])
@@ -307,9 +336,7 @@ def test_a_trained_run_is_exported(blocks, rank, folder, tmp_path, monkeypatch):
   run = tmp_path / "run"
   train.run(settings, run, devices=jax.devices()[:1])
   found = pretrained.load_pretrained(run).logits(TOKENS)
-  again = pretrained.load_pretrained(
-    pretrained.export(run, tmp_path / "exported")
-  )
+  again = pretrained.load_pretrained(exports.export(run, tmp_path / "exported"))
   np.testing.assert_array_equal(again.logits(TOKENS), found)
   base = pretrained.load_pretrained(folder).logits(TOKENS)
   assert np.abs(found - base).max() > 1e-3

@@ -6,8 +6,6 @@ of an earlier run of `xpo train`.
 
 from collections.abc import Sequence
 import dataclasses
-import json
-import numbers
 from pathlib import Path
 
 import flax.linen as nn
@@ -15,20 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xpo_jax import checkpoint, config
-from xpo_jax.errors import checkpoint_error, usage_error
+from xpo_jax import checkpoint, config, run_folder, stored
+from xpo_jax.errors import usage_error
 from xpo_jax.models import model as lm
-from xpo_jax.models import sequences
+from xpo_jax.models import sequences, states
 from xpo_jax.models.model import Model, Weights
 from xpo_jax.models.transformer import TransformerConfig
 from xpo_jax.models.weights.load import load_weights
-from xpo_jax.models.weights.safetensors_folder import save_folder
+from xpo_jax.models.weights.token_bytes import token_bytes
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.models.weights.tokenizer_files import (
   save_tokenizer,
-  tokenizer_from_folder,
 )
-from xpo_jax.rollout import sampler
+from xpo_jax.rollout import requests, sampler, stops
 from xpo_jax.types import Array, PyTree
 
 PROMPT_BUCKET = 16  # prompts are padded to multiples: few compilations
@@ -57,7 +54,7 @@ class Pretrained:
       XpoError: another shape, or an id that the model does not have.
     """
     tokens = jnp.asarray(tokens, jnp.int32)
-    _check_tokens(tokens, self.model.config.vocab_size)
+    _check_tokens(tokens, self.model.config)
     return sequences.logits(self.model, self.params, tokens)
 
   def logps(
@@ -71,7 +68,7 @@ class Pretrained:
       XpoError: no tokenizer, or lists of different lengths.
     """
     tokenizer = self._tokenizer("logps")
-    _check_list("logps", prompts)
+    _check_list("logps", prompts, "prompts")
     if len(prompts) != len(completions):
       raise usage_error(
         f"logps: {len(prompts)} prompts but {len(completions)} completions; "
@@ -96,14 +93,23 @@ class Pretrained:
     top_p: float = 1.0,
     seed: int = 0,
     completions: int = 1,
+    **options,
   ) -> list[str] | list[list[str]]:
     """Sampled continuations; a list of K texts a prompt if completions > 1.
+
+    `options`: end_id, top_k and stop, as of `sample`.
 
     Raises:
       XpoError: no tokenizer, or a value out of range.
     """
     texts = self.sample(
-      prompts, max_new_tokens, temperature, top_p, seed, completions
+      prompts,
+      max_new_tokens,
+      temperature,
+      top_p,
+      seed,
+      completions,
+      **options,
     )[1]
     return [t[0] for t in texts] if completions == 1 else texts
 
@@ -115,11 +121,19 @@ class Pretrained:
     top_p: float = 1.0,
     seed: int = 0,
     completions: int = 1,
+    end_id: int | None = None,
+    top_k: int = 0,
+    stop: Sequence[str] = (),
   ):
-    """(Samples as numpy, texts [B][K]) for prompts given as text or ids."""
+    """(Samples as numpy, texts [B][K]) for prompts given as text or ids.
+
+    `end_id` ends a completion; None is the tokenizer's EOS. So does a text of
+    `stop`, whose tokens are among the samples but not in the texts.
+    """
     tokenizer = self._tokenizer("generate")
-    _check_list("generate", prompts)
-    _check_sampling(max_new_tokens, temperature, top_p, completions)
+    _check_list("generate", prompts, "prompts")
+    _check_list("generate", stop, "stop")
+    requests.check(max_new_tokens, temperature, top_p, completions, top_k)
     ids = [self._prompt_ids(p) if isinstance(p, str) else p for p in prompts]
     if not ids:
       raise usage_error("generate: no prompts; give at least one text")
@@ -130,29 +144,24 @@ class Pretrained:
         f"{max_new_tokens} exceed the model's context of "
         f"{self.model.config.max_length}; shorten one of them"
       )
-    width = -(-longest // PROMPT_BUCKET) * PROMPT_BUCKET
-    tokens = np.zeros((len(ids), width), np.int32)
-    for row, x in zip(tokens, ids, strict=True):
-      row[: len(x)] = x
     how = sampler.Sampling(
       completions=completions,
       max_new_tokens=max_new_tokens,
       temperature=float(temperature),
       top_p=float(top_p),
-      eos_id=tokenizer.eos_id,
+      eos_id=tokenizer.eos_id if end_id is None else end_id,
+      top_k=top_k,
     )
-    lengths = np.array([len(x) for x in ids], np.int32)
+    tokens, lengths = requests.pad(ids)
+    key = jax.random.key(seed)
+    table = stops.stop_table(token_bytes(tokenizer), stop) if stop else None
     samples = sampler.generate(
-      self.model,
-      self.weights,
-      jnp.asarray(tokens),
-      jnp.asarray(lengths),
-      jax.random.key(seed),
-      how,
+      self.model, self.weights, tokens, lengths, key, how, stops=table
     )
     samples = jax.tree.map(np.asarray, samples)
+    read = lambda t, m: stops.cut(tokenizer.decode(t[m]), stop)
     texts = [
-      [tokenizer.decode(t[m]) for t, m in zip(ts, ms, strict=True)]
+      [read(t, m) for t, m in zip(ts, ms, strict=True)]
       for ts, ms in zip(samples.tokens, samples.mask, strict=True)
     ]
     return samples, texts
@@ -205,27 +214,21 @@ class Pretrained:
     return ids.astype(np.int32)
 
 
-def _check_sampling(max_new_tokens, temperature, top_p, completions):
-  whole, real = numbers.Integral, numbers.Real
-  for name, value, kind, holds, words in (
-    ("max_new_tokens", max_new_tokens, whole, lambda v: v >= 1, "an int >= 1"),
-    ("temperature", temperature, real, lambda v: v >= 0, ">= 0 (0 is greedy)"),
-    ("top_p", top_p, real, lambda v: 0 < v <= 1, "in (0, 1]"),
-    ("completions", completions, whole, lambda v: v >= 1, "an int >= 1"),
-  ):
-    if not (isinstance(value, kind) and holds(value)):
-      raise usage_error(f"{name}={value!r}: must be {words}")
+def _check_list(what: str, texts, name: str) -> None:
+  if isinstance(texts, str):
+    raise usage_error(f"{what}: {name} is one text; give a list of texts")
 
 
-def _check_list(what: str, prompts) -> None:
-  if isinstance(prompts, str):
-    raise usage_error(f"{what}: prompts is one text; give a list of texts")
-
-
-def _check_tokens(tokens: Array, size: int) -> None:
-  """An id outside of the table would give NaN without a word."""
+def _check_tokens(tokens: Array, sizes: TransformerConfig) -> None:
+  """What is outside of a table would give NaN without a word."""
   if tokens.ndim != 2:
     raise usage_error(f"logits: tokens of shape {tokens.shape}; give [B, T]")
+  size, longest = sizes.vocab_size, sizes.max_length
+  if sizes.learned_positions and tokens.shape[1] > longest:
+    raise usage_error(
+      f"logits: {tokens.shape[1]} tokens, but the model knows only {longest} "
+      "positions; shorten them"
+    )
   if isinstance(tokens, jax.core.Tracer):
     return
   ids = np.asarray(tokens)
@@ -236,23 +239,34 @@ def _check_tokens(tokens: Array, size: int) -> None:
     )
 
 
-def load_pretrained(source: str | Path, dtype: str = "float32") -> Pretrained:
+def load_pretrained(
+  source: str | Path, dtype: str = "float32", unread: bool = False
+) -> Pretrained:
   """A preset, Hugging Face folder, .gguf file or run folder -> Pretrained.
 
+  RUN is a run's newest checkpoint, RUN@best that of the lowest held-out loss
+  and RUN@STEP any other; all are verified byte by byte.
   A folder without a tokenizer loads too; text calls then say so.
+
+  Args:
+    source: see above.
+    dtype: of the computation.
+    unread: leave a folder's weights in their files until a device asks for
+      its part (`parallel.put_params`); such a model cannot compute by itself.
 
   Raises:
     XpoError: no such source, or weights that cannot be used.
   """
-  path = Path(source)
-  if (path / "model.json").is_file():
-    return _load_run(path, dtype)
+  if (stored.split_source(source)[0] / "model.json").is_file():
+    return _load_run(source, dtype)
   loaded = load_weights(str(source))
   model = Model(TransformerConfig(**loaded.config_kwargs), dtype=dtype)
   params = loaded.params
   if params is None:
     params = random_params(model, 0)
-  return Pretrained(model, params, loaded.tokenizer)
+  if not unread:
+    params = jax.tree.map(np.asarray, params)
+  return Pretrained(model, params, loaded.tokenizer, loaded.reward_head)
 
 
 def random_params(model: Model, seed: int) -> PyTree:
@@ -268,7 +282,9 @@ def save_description(
   run.mkdir(parents=True, exist_ok=True)
   if tokenizer is not None:
     (run / "tokenizer").mkdir(exist_ok=True)
-    save_tokenizer(tokenizer, run / "tokenizer")
+    # An export has no config.json of ours; the tokenizer's goes along.
+    own = dataclasses.replace(tokenizer, trained_with=settings.data.template)
+    save_tokenizer(own, run / "tokenizer")
   checkpoint.write_text(run / "config.json", config.to_json(settings))
   # Written last: its presence says that the folder is a run.
   checkpoint.write_json(
@@ -281,40 +297,25 @@ def save_description(
   )
 
 
-def _load_run(run: Path, dtype: str) -> Pretrained:
-  try:
-    saved = json.loads((run / "model.json").read_text())
-    model = Model(
-      TransformerConfig(**saved["transformer"]),
-      saved["trunk_blocks"],
-      (saved["lora"][0], saved["lora"][1]),
-      dtype,
-    )
-    settings = config.from_json(
-      (run / "config.json").read_text(), str(run / "config.json")
-    )
-  except (OSError, ValueError, KeyError, TypeError) as e:
-    raise checkpoint_error(
-      f"{run}: not a complete run folder ({e}); train it again"
-    ) from e
-  policy = checkpoint.restore_params(run)["policy"]
-  policy = jax.tree.map(np.asarray, policy)
+def _load_run(source: str | Path, dtype: str) -> Pretrained:
+  found = run_folder.read(source, dtype)
+  model, settings, policy = found.model, found.settings, found.policy
   if "top" in policy and not model.trunk_blocks:
     params = policy["top"]
   else:
     trunk, top = lm.split(_base_params(settings, model), model.trunk_blocks)
+    base = states.base_fingerprint(trunk, top if "lora" in policy else {})
+    run, _ = stored.split_source(source)
+    stored.refuse_base(run, found.step, settings.model.source, base)
     if "lora" in policy:
       top = lm.merge_lora(model, Weights(trunk, top, policy["lora"]))
     else:
       top = policy["top"]
     params = jax.tree.map(np.asarray, lm.join(trunk, top))
-  tokenizer = None
-  if (run / "tokenizer").is_dir():
-    tokenizer = tokenizer_from_folder(run / "tokenizer")
   return Pretrained(
     Model(model.config, dtype=dtype),
     params,
-    tokenizer,
+    run_folder.tokenizer(source),
     policy.get("reward_head"),
   )
 
@@ -324,18 +325,3 @@ def _base_params(settings, model: Model) -> PyTree:
   if settings.model.source == "tiny":
     return random_params(model, settings.seed)
   return load_pretrained(settings.model.source, model.dtype).params
-
-
-def export(run: str | Path, output: str | Path, dtype: str = "float32") -> Path:
-  """Writes a run's newest weights as a Hugging Face folder.
-
-  Raises:
-    XpoError: nothing to export, or the folder cannot be written.
-  """
-  found = load_pretrained(run)
-  if found.reward_head is not None:
-    raise usage_error(
-      f"{run}: is a reward model; only language models are exported as yet"
-    )
-  save_folder(output, found.model.config, found.params, found.tokenizer, dtype)
-  return Path(output)

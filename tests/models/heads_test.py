@@ -22,17 +22,20 @@ def draw(seed=0, rows=ROWS, targets=TARGETS, vocabulary=VOCABULARY):
   return hidden, kernel, target
 
 
-def plain(hidden, kernel, targets):
+def plain(hidden, kernel, targets, cap=np.inf):
   """(log-probs, gradients of sum(factor * log-probs)) in float64."""
   hidden, kernel = hidden.astype(float), kernel.astype(float)
-  logits = hidden @ kernel
+  logits, slope = hidden @ kernel, 1.0
+  if cap < np.inf:
+    slope = 1 / np.cosh(logits / cap) ** 2
+    logits = cap * np.tanh(logits / cap)
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   logps = np.log(np.take_along_axis(p, targets[..., None], -1)[..., 0])
   rows, count = targets.shape
   factor = cosines(rows, count)
   hit = np.zeros_like(p)
   np.put_along_axis(hit, targets[..., None], 1.0, -1)
-  d_logits = (hit - p) * factor[..., None]
+  d_logits = (hit - p) * factor[..., None] * slope
   return logps, d_logits @ kernel.T, np.einsum("rmd,rmv->dv", hidden, d_logits)
 
 
@@ -56,6 +59,13 @@ def test_values_and_gradients_are_those_of_log_softmax(chunk_tokens):
   inputs = draw()
   found = chunked(*inputs, chunk_tokens=chunk_tokens)
   tiny.assert_near(found, plain(*inputs), 1e-5)
+
+
+def test_soft_caps_bend_values_and_gradients():
+  inputs = draw()
+  found = chunked(*inputs, chunk_tokens=8, cap=2.5)
+  tiny.assert_near(found, plain(*inputs, cap=2.5), 1e-5)
+  assert np.abs(inputs[0] @ inputs[1]).max() > 5
 
 
 def test_large_logits_stay_finite():

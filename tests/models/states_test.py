@@ -1,9 +1,6 @@
 """Cached numbers are the model's own, and never those of anything else."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -264,20 +261,3 @@ def test_an_interrupted_computation_leaves_no_usable_file(
   other = states.trunk_states(MODEL, weights.trunk, groups, tmp_path / "b")
   for group in groups:
     np.testing.assert_array_equal(again(group), other(group))
-
-
-def test_clean_removes_what_dead_processes_left(tmp_path):
-  dead = subprocess.Popen([sys.executable, "-c", ""])
-  dead.wait()
-  names = {
-    f"trunk-0a.{dead.pid}.part": False,
-    f"trunk-0a.{os.getpid()}.part": True,
-    f"logps-0b.{os.getppid()}.part": True,
-    "logps-0b.npy": True,
-    "odd.part": False,
-  }
-  for name in names:
-    (tmp_path / name).touch()
-  states.clean(tmp_path)
-  assert {p.name for p in tmp_path.iterdir()} == {n for n in names if names[n]}
-  states.clean(tmp_path / "absent")

@@ -12,8 +12,9 @@ from tests import plain_model
 from tests import tiny_models as tiny
 from xpo_jax import trio
 from xpo_jax.data import packing, planning
+from xpo_jax.models import attention as attentions
 from xpo_jax.models import model as lm
-from xpo_jax.models import transformer
+from xpo_jax.models import rope
 from xpo_jax.models.model import Model, Weights
 from xpo_jax.models.transformer import Places
 from xpo_jax.types import Feedback
@@ -89,7 +90,7 @@ def test_branch_attention_is_causal_attention_of_every_sequence():
   noise = np.random.default_rng(1)
   places, sequences = random_places(noise)
   q, k, v = random_qkv(noise, places)
-  found = np.asarray(transformer.attention(q, k, v, places, places))
+  found = np.asarray(attentions.attention(q, k, v, places, places))
   for r, own in sequences:
     wanted = causal(*(x[r, own].astype(float) for x in (q, k, v)))
     np.testing.assert_allclose(found[r, own], wanted, atol=2e-6)
@@ -107,35 +108,35 @@ def test_query_chunks_change_nothing(chunk, monkeypatch):
   def run():
     @jax.jit
     def value_and_gradient(*x):
-      attend = lambda *x: transformer.attention(*x, places, places)
+      attend = lambda *x: attentions.attention(*x, places, places)
       value, pull = jax.vjp(attend, *x)
       return value, pull(out)
 
     return value_and_gradient(q, k, v)
 
   whole = run()
-  monkeypatch.setattr(transformer, "QUERY_CHUNK", chunk)
+  monkeypatch.setattr(attentions, "QUERY_CHUNK", chunk)
   tiny.assert_near(run(), whole, 1e-6)
 
 
 @pytest.mark.parametrize("length", [64, 72, 49])
 def test_long_rows_hold_no_square_of_scores(length, monkeypatch):
-  monkeypatch.setattr(transformer, "QUERY_CHUNK", 16)
+  monkeypatch.setattr(attentions, "QUERY_CHUNK", 16)
   x = jnp.zeros((1, length, 1, 2))
   at = jnp.zeros((1, length), jnp.int32)
   places = Places(at, at, at)
   trace = lambda: jax.make_jaxpr(
-    jax.grad(lambda q: transformer.attention(q, x, x, places, places).sum())
+    jax.grad(lambda q: attentions.attention(q, x, x, places, places).sum())
   )(x)
   square = f"{length},{length}]"
   assert square not in str(trace())
-  monkeypatch.setattr(transformer, "QUERY_CHUNK", length)
+  monkeypatch.setattr(attentions, "QUERY_CHUNK", length)
   assert square in str(trace())
 
 
 def test_rotation_spelled_out():
   x = np.array([[[[1.0, 2.0, 3.0, 4.0]]]], np.float32)  # pairs (1, 3), (2, 4)
-  found = transformer.rotate(x, np.array([[5]]), 100.0)[0, 0, 0]
+  found = rope.rotate(x, np.array([[5]]), rope.frequencies(4, 100.0))[0, 0, 0]
   one, two = 5 * 100.0**0, 5 * 100.0**-0.5  # angles: 5 and 0.5
   wanted = [
     1 * np.cos(one) - 3 * np.sin(one),
@@ -149,7 +150,8 @@ def test_rotation_spelled_out():
 def test_rotation_is_exact_at_far_positions_in_bfloat16():
   x = np.ones((1, 1, 1, 2), np.float32)
   # A position of 1001 is no bfloat16 number; angles must be float32.
-  found = transformer.rotate(jnp.bfloat16(x), np.array([[1001]]), 10.0)
+  speed = rope.frequencies(2, 10.0)
+  found = rope.rotate(jnp.bfloat16(x), np.array([[1001]]), speed)
   wanted = [np.cos(1001) - np.sin(1001), np.cos(1001) + np.sin(1001)]
   assert found.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.float32(found)[0, 0, 0], wanted, rtol=1e-2)

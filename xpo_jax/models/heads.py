@@ -11,6 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from xpo_jax.models.layers import soft_cap
 from xpo_jax.types import Array, PyTree
 
 CHUNK_TOKENS = 512  # logits exist for at most this many tokens at once
@@ -34,15 +35,19 @@ def token_logps(
   targets: Array,
   *,
   kernel_is_frozen: bool = False,
+  cap: float = 0.0,
+  temperature: float = 1.0,
   chunk_tokens: int = CHUNK_TOKENS,
 ) -> Array:
-  """log softmax(hidden @ kernel)[target], without any [R, M, V] array.
+  """log softmax(logits / temperature)[target], without any [R, M, V] array.
 
   Args:
     hidden: [R, M, D], states before the targets.
     kernel: [D, V].
     targets: int32 [R, M].
     kernel_is_frozen: skip the kernel's gradient (it comes out as zeros).
+    cap: soft cap of the logits, cap * tanh(logit / cap); 0: none.
+    temperature: > 0, that of the sampler for what it has drawn.
     chunk_tokens: tokens (rows x m) whose logits exist on a device at once.
 
   Returns:
@@ -58,7 +63,8 @@ def token_logps(
   kernel = nn.with_logical_constraint(
     kernel.astype(hidden.dtype), (None, "vocab")
   )
-  logps = _token_logps(kernel_is_frozen, chunks, hidden, kernel, targets)
+  how = (cap, temperature)
+  logps = _token_logps(kernel_is_frozen, chunks, how, hidden, kernel, targets)
   return logps[:, :count]
 
 
@@ -71,23 +77,31 @@ def _join(x):
   return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
 
 
-def _logits(hidden, kernel):
-  return jnp.einsum(
+def logits(hidden: Array, kernel: Array, cap: float = 0.0) -> Array:
+  """hidden [R, M, D] @ kernel [D, V] -> float32 [R, M, V], soft-capped."""
+  raw = jnp.einsum(
     "rmd,dv->rmv", hidden, kernel, preferred_element_type=jnp.float32
   )
+  return soft_cap(raw, cap)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _token_logps(frozen, chunks, hidden, kernel, targets):
-  return _forward(frozen, chunks, hidden, kernel, targets)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _token_logps(frozen, chunks, how, hidden, kernel, targets):
+  return _forward(frozen, chunks, how, hidden, kernel, targets)[0]
 
 
-def _forward(frozen, chunks, hidden, kernel, targets):
+def _scaled(hidden, kernel, how):
+  cap, temperature = how
+  found = logits(hidden, kernel, cap)
+  return found if temperature == 1 else found / temperature
+
+
+def _forward(frozen, chunks, how, hidden, kernel, targets):
   def chunk(_, xs):
     h, t = xs
-    logits = _logits(h, kernel)
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, t[..., None], axis=-1)[..., 0]
+    found = _scaled(h, kernel, how)
+    normalizer = jax.nn.logsumexp(found, axis=-1)
+    chosen = jnp.take_along_axis(found, t[..., None], axis=-1)[..., 0]
     return None, (chosen - normalizer, normalizer)
 
   _, (logps, normalizer) = lax.scan(
@@ -96,14 +110,21 @@ def _forward(frozen, chunks, hidden, kernel, targets):
   return _join(logps), (hidden, kernel, targets, normalizer)
 
 
-def _backward(frozen, chunks, saved, cotangent):
+def _backward(frozen, chunks, how, saved, cotangent):
   hidden, kernel, targets, normalizer = saved
+  cap, temperature = how
 
   def chunk(d_kernel, xs):
     h, t, norm, g = xs
-    p = jnp.exp(_logits(h, kernel) - norm[..., None])
+    found = _scaled(h, kernel, how)
+    p = jnp.exp(found - norm[..., None])
     hit = lax.broadcasted_iota(jnp.int32, p.shape, 2) == t[..., None]
-    d_logits = ((hit - p) * g[..., None]).astype(h.dtype)
+    d_logits = (hit - p) * g[..., None]
+    if cap:  # the slope of cap * tanh(x / cap)
+      d_logits = d_logits * (1 - (found * temperature / cap) ** 2)
+    if temperature != 1:
+      d_logits = d_logits / temperature
+    d_logits = d_logits.astype(h.dtype)
     d_h = jnp.einsum("rmv,dv->rmd", d_logits, kernel)
     if not frozen:
       d_kernel = d_kernel + jnp.einsum(

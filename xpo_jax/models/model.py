@@ -107,8 +107,9 @@ def merge_lora(model: Model, weights: Weights) -> PyTree:
   blocks = dict(weights.top["blocks"])
   for layer, factors in weights.lora["blocks"].items():
     blocks[layer] = dict(blocks[layer])
-    for name in blocks[layer]:
-      down, up = factors[f"{name}_down"], factors[f"{name}_up"]
+    for down_name in (n for n in factors if n.endswith("_down")):
+      name = down_name.removesuffix("_down")
+      down, up = factors[down_name], factors[f"{name}_up"]
       extra = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))(down, up)
       blocks[layer][name] = blocks[layer][name] + model.lora[1] * extra
   return {**weights.top, "blocks": blocks}
@@ -165,9 +166,7 @@ def head_kernel(model: Model, weights: Weights) -> Array:
 def logits(model: Model, weights: Weights, states: Array) -> Array:
   """states [R, M, D] -> float32 [R, M, V]; for few positions only."""
   kernel = head_kernel(model, weights).astype(states.dtype)
-  return jnp.einsum(
-    "rmd,dv->rmv", states, kernel, preferred_element_type=jnp.float32
-  )
+  return heads.logits(states, kernel, model.config.logit_cap)
 
 
 def logps(
@@ -176,7 +175,8 @@ def logps(
   states: Array,
   place: Array,
   target: Array,
-  head_is_frozen: bool,
+  head_is_frozen: bool = False,
+  temperature: float = 1.0,
 ) -> Array:
   """Log-probs [R, M] of `target` read from the states at `place`."""
   return heads.token_logps(
@@ -184,6 +184,8 @@ def logps(
     head_kernel(model, weights),
     target,
     kernel_is_frozen=head_is_frozen,
+    cap=model.config.logit_cap,
+    temperature=temperature,
   )
 
 

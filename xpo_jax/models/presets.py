@@ -15,6 +15,71 @@ class Preset:
   member: str = ""  # the GGUF file in it
 
 
+# Sizes alone, for `xpo compile`; a run names a folder of their weights.
+SIZES = {
+  "llama8b": TransformerConfig(
+    vocab_size=128_256,
+    width=4096,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    mlp_width=14_336,
+    rope_theta=500_000.0,
+    tied=False,
+    max_length=8192,
+  ),
+  "llama70b": TransformerConfig(
+    vocab_size=128_256,
+    width=8192,
+    layers=80,
+    heads=64,
+    kv_heads=8,
+    head_dim=128,
+    mlp_width=28_672,
+    rope_theta=500_000.0,
+    tied=False,
+    max_length=8192,
+  ),
+  "qwen8b": TransformerConfig(
+    vocab_size=151_936,
+    width=4096,
+    layers=36,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    mlp_width=12_288,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+    tied=False,
+    max_length=40_960,
+    family="qwen3",
+    qk_norm=True,
+  ),
+  "gemma9b": TransformerConfig(
+    vocab_size=256_000,
+    width=3584,
+    layers=42,
+    heads=16,
+    kv_heads=8,
+    head_dim=256,
+    mlp_width=14_336,
+    norm_eps=1e-6,
+    max_length=8192,
+    family="gemma2",
+    norm="rms_plus_one",
+    post_norms=True,
+    activation="gelu_tanh",
+    embedding_scale=True,
+    query_scalar=256.0,
+    attention_cap=50.0,
+    logit_cap=30.0,
+    window=4096,
+    windowed=(True, False) * 21,
+  ),
+}
+
+
 PRESETS = {
   # Instruction-tuned, 134.5M parameters, 4-bit weights (Q4_1), Apache-2.0.
   "smollm2-135m-instruct": Preset(
@@ -35,4 +100,5 @@ PRESETS = {
       max_length=512,
     )
   ),
+  **{name: Preset(config=sizes) for name, sizes in SIZES.items()},
 }

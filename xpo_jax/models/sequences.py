@@ -33,7 +33,8 @@ def next_logps(model: Model, params: PyTree, tokens: Array) -> Array:
   weights = Weights({}, params)
   states = lm.hidden(model, weights, tokens, places(tokens))
   kernel = lm.head_kernel(model, weights)
-  return heads.token_logps(states[:, :-1], kernel, tokens[:, 1:])
+  cap = model.config.logit_cap
+  return heads.token_logps(states[:, :-1], kernel, tokens[:, 1:], cap=cap)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -9,20 +9,17 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import hashlib
-import json
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from xpo_jax.models import heads
+from xpo_jax.models import cache, heads
 from xpo_jax.models import model as lm
 from xpo_jax.models.model import Model, Weights
 from xpo_jax.models.transformer import Places
 from xpo_jax.types import PyTree
 
-LAYOUT = 1  # raise when the order of slots in a group changes
 CHUNK_ROWS = 4
 
 
@@ -35,6 +32,11 @@ def fingerprint(tree: PyTree) -> str:
     digest.update(f"{name}|{leaf.dtype}|{leaf.shape}|".encode())
     digest.update(leaf.view(np.uint8).data)
   return digest.hexdigest()
+
+
+def base_fingerprint(trunk: PyTree, top: PyTree) -> str:
+  """Of weights that training leaves as they were; "" if there are none."""
+  return fingerprint((trunk, top))[:16] if trunk or top else ""
 
 
 def tokens_fingerprint(groups: Sequence) -> str:
@@ -111,9 +113,7 @@ def _row_states(model: Model, trunk, tokens, places):
 @functools.partial(jax.jit, static_argnums=0)
 def _row_logps(model: Model, weights, tokens, places, trunk, place, target):
   states = lm.hidden(model, weights, tokens, places, trunk)
-  return heads.token_logps(
-    heads.gather(states, place), lm.head_kernel(model, weights), target
-  )
+  return lm.logps(model, weights, states, place, target)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -142,29 +142,6 @@ def _offsets(sizes) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-def cached(
-  folder: Path,
-  name: str,
-  key: dict,
-  shape: tuple[int, ...],
-  fill: Callable[[np.ndarray], None],
-) -> np.ndarray:
-  """A float32 array of `shape` under its content key; filled if absent."""
-  text = json.dumps(key | {"layout": LAYOUT}, sort_keys=True)
-  digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-  path = folder / f"{name}-{digest}.npy"
-  if not path.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    out = np.lib.format.open_memmap(
-      part, mode="w+", dtype=np.float32, shape=shape
-    )
-    fill(out)
-    out.flush()
-    part.replace(path)
-  return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
 def trunk_states(
   model: Model,
   trunk: PyTree,
@@ -178,8 +155,9 @@ def trunk_states(
 
   def fill(out):
     total = -(-len(_rows(groups, length)) // CHUNK_ROWS)
+    read = jax.tree.map(np.asarray, trunk)
     for rows, (tokens, places, *_) in track(_batches(groups, length), total):
-      states = np.asarray(_row_states(model, trunk, tokens, places))
+      states = np.asarray(_row_states(model, read, tokens, places))
       for r, row in enumerate(rows):
         for i, at in row:
           n = offsets[i + 1] - offsets[i]
@@ -187,7 +165,7 @@ def trunk_states(
 
   key = _key(model, trunk, groups)
   shape = (int(offsets[-1]), model.config.width)
-  array = cached(folder, "trunk", key, shape, fill)
+  array = cache.cached(folder, "trunk", key, shape, fill)
   number = _number(groups)
 
   def look_up(group):
@@ -210,12 +188,11 @@ def reference_logps(
   `trunk` is the lookup of `trunk_states`, used instead of the frozen blocks.
   """
 
-  def numbers(tokens, places, states, place, at, target):
+  def numbers(weights, tokens, places, states, place, at, target):
     return _row_logps(model, weights, tokens, places, states, place, target)
 
-  key = _key(model, weights, groups)
   return _completion_numbers(
-    "logps", key, numbers, model, groups, folder, trunk, track
+    "logps", weights, numbers, model, groups, folder, trunk, track
   )
 
 
@@ -230,17 +207,17 @@ def reward_scores(
 ) -> Callable:
   """A lookup group -> list over K of float32 [n_k] reward-head values."""
 
-  def numbers(tokens, places, states, place, at, target):
-    return _row_rewards(model, weights, head, tokens, places, states, at)
+  def numbers(both, tokens, places, states, place, at, target):
+    return _row_rewards(model, *both, tokens, places, states, at)
 
-  key = _key(model, (weights, head), groups)
+  both = (weights, head)
   return _completion_numbers(
-    "rewards", key, numbers, model, groups, folder, trunk, track
+    "rewards", both, numbers, model, groups, folder, trunk, track
   )
 
 
 def _completion_numbers(
-  name, key, numbers, model, groups, folder, trunk, track
+  name, weights, numbers, model, groups, folder, trunk, track
 ) -> Callable:
   """Caches one number a completion token; see `reference_logps`."""
   offsets = _offsets([group_targets(g) for g in groups])
@@ -248,6 +225,7 @@ def _completion_numbers(
 
   def fill(out):
     total = -(-len(_rows(groups, length)) // CHUNK_ROWS)
+    read = jax.tree.map(np.asarray, weights)
     for rows, (tokens, places, place, at, target) in track(
       _batches(groups, length), total
     ):
@@ -258,7 +236,9 @@ def _completion_numbers(
           for i, start in row:
             end = start + group_slots(groups[i])
             states[r, start:end] = trunk(groups[i])
-      found = np.asarray(numbers(tokens, places, states, place, at, target))
+      found = np.asarray(
+        numbers(read, tokens, places, states, place, at, target)
+      )
       for r, row in enumerate(rows):
         m = 0
         for i, _ in row:
@@ -266,7 +246,8 @@ def _completion_numbers(
           out[offsets[i] : offsets[i + 1]] = found[r, m : m + n]
           m += n
 
-  array = cached(folder, name, key, (int(offsets[-1]),), fill)
+  key = _key(model, weights, groups)
+  array = cache.cached(folder, name, key, (int(offsets[-1]),), fill)
   number = _number(groups)
 
   def look_up(group):
@@ -294,11 +275,3 @@ def _key(model: Model, weights: PyTree, groups: Sequence) -> dict:
 def _number(groups):
   """Groups hold arrays and cannot be hashed; their identity can, while held."""
   return {id(group): (i, group) for i, group in enumerate(groups)}
-
-
-def clean(folder: Path) -> None:
-  """Removes halves of interrupted computations of processes now gone."""
-  for part in folder.glob("*.part"):
-    pid = part.name.split(".")[-2]
-    if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
-      part.unlink(missing_ok=True)

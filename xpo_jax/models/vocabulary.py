@@ -15,7 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from xpo_jax.models.heads import CHUNK_TOKENS, chunk_size
+from xpo_jax.models.heads import CHUNK_TOKENS, chunk_size, logits
 from xpo_jax.types import Array
 
 STATISTICS = frozenset(
@@ -35,6 +35,7 @@ def statistics(
   reference: tuple[Array, Array] | None = None,
   uniform: Array | None = None,
   alternatives: int = 1,
+  cap: float = 0.0,
   chunk_tokens: int = CHUNK_TOKENS,
 ) -> dict[str, Array]:
   """Log-probs and the wanted statistics of every target, float32 [R, M].
@@ -49,10 +50,12 @@ def statistics(
     hidden: [R, M, D], states before the targets.
     kernel: [D, V].
     targets: int32 [R, M].
-    wants: names out of STATISTICS.
+    wants: names out of STATISTICS; beside a token_kl also "reference_logps",
+      log ref(target).
     reference: the reference's (hidden, kernel) for token_kl; frozen.
     uniform: [R, M] in [0, 1), the noise of contrast_logps.
     alternatives: k >= 1 of contrast_logps.
+    cap: soft cap of the logits; 0: none.
     chunk_tokens: tokens (rows x m) whose logits exist on a device at once.
 
   Returns:
@@ -82,10 +85,14 @@ def statistics(
 
   @jax.checkpoint
   def chunk(kernel, xs):
-    logp = _log_softmax(xs["hidden"], kernel)
+    logp = _log_softmax(xs["hidden"], kernel, cap)
     found = {"logps": _at(logp, xs["targets"])}
     if base is not None:
-      found |= _divergences(logp, _log_softmax(xs["reference"], base), wants)
+      logref = _log_softmax(xs["reference"], base, cap)
+      logref = lax.stop_gradient(logref)
+      found |= _divergences(logp, logref, wants)
+      if "reference_logps" in wants:
+        found["reference_logps"] = _at(logref, xs["targets"])
     if "entropy" in wants:
       found["entropy"] = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
     if "log_collision" in wants:
@@ -100,11 +107,8 @@ def statistics(
   return {name: join(x) for name, x in found.items()}
 
 
-def _log_softmax(hidden, kernel):
-  logits = jnp.einsum(
-    "rmd,dv->rmv", hidden, kernel, preferred_element_type=jnp.float32
-  )
-  return jax.nn.log_softmax(logits, axis=-1)
+def _log_softmax(hidden, kernel, cap):
+  return jax.nn.log_softmax(logits(hidden, kernel, cap), axis=-1)
 
 
 def _at(x, index):
@@ -112,7 +116,6 @@ def _at(x, index):
 
 
 def _divergences(logp, logref, wants):
-  logref = lax.stop_gradient(logref)
   kl = lambda a, b: jnp.sum(jnp.exp(a) * (a - b), axis=-1)
   found = {}
   if "token_kl:forward" in wants:

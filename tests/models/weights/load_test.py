@@ -52,7 +52,7 @@ def test_a_single_file_that_is_not_gguf(tmp_path):
     load_weights(str(path))
 
 
-def test_tokenizer_of_another_model(tmp_path):
+def test_t4_tokenizer_of_another_model(tmp_path):
   folder = tiny_llama.write(tmp_path, "tied")
   tokenizer_files.save_tokenizer(byte_tokenizer(), folder)
   with pytest.raises(XpoError, match="ids up to 259, the model only 50") as e:

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.models.weights import tiny_forward, tiny_gguf, tiny_llama
 from xpo_jax.errors import Exit, XpoError
-from xpo_jax.models.weights import gguf_file, safetensors_folder
+from xpo_jax.models.weights import export, gguf_file, safetensors_folder
+from xpo_jax.models.weights.safetensors_files import INDEX
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_llama_logits.json"
@@ -76,9 +77,7 @@ def test_import_export_import_is_bitwise_equal(tmp_path, case, shard_bytes):
   tokenizer = gguf_file.load_gguf(
     tiny_gguf.write(tmp_path / "m.gguf", case, add_bos=True)
   )[2]
-  safetensors_folder.save_folder(
-    out, config, params, tokenizer, shard_bytes=shard_bytes
-  )
+  export.save_folder(out, config, params, tokenizer, shard_bytes=shard_bytes)
   config_b, params_b, tokenizer_b = safetensors_folder.load_folder(out)
   assert config_b == config
   assert_same_tree(params_b, params)
@@ -89,7 +88,7 @@ def test_import_export_import_is_bitwise_equal(tmp_path, case, shard_bytes):
   files = sorted(p.name for p in out.glob("*.safetensors"))
   sharded = shard_bytes == 9000
   assert (len(files) > 2) is sharded
-  assert (out / safetensors_folder.INDEX).is_file() is sharded
+  assert (out / INDEX).is_file() is sharded
   exported = {k: v for f in files for k, v in load_file(out / f).items()}
   assert exported.keys() == tiny_llama.tensors(case).keys()
   for name, value in tiny_llama.tensors(case).items():
@@ -101,7 +100,7 @@ def test_bfloat16_export_rounds_once(tmp_path):
   config, params, _ = safetensors_folder.load_folder(
     tiny_llama.write(tmp_path / "a", "tied")
   )
-  save = safetensors_folder.save_folder
+  save = export.save_folder
   save(tmp_path / "b", config, params, None, "bfloat16")
   _, rounded, tokenizer = safetensors_folder.load_folder(tmp_path / "b")
   by_hand = jax.tree.map(
@@ -193,13 +192,28 @@ def test_wrong_tensors(tmp_path, message):
 
 
 CONFIG_FAULTS = {
-  "model_type='mistral'": dict(model_type="mistral"),
+  "model_type='mixtral'": dict(model_type="mixtral"),
+  "model_type=None": dict(model_type=None),
   "attention_bias=True": dict(attention_bias=True),
   "hidden_act='gelu'": dict(hidden_act="gelu"),
   "tie_word_embeddings='false'": dict(tie_word_embeddings="false"),
   "quantization_config=": dict(quantization_config={"bits": 4}),
-  "rope_scaling=": dict(rope_scaling={"type": "linear", "factor": 2.0}),
-  "rope_parameters=": dict(rope_parameters={"rope_type": "llama3"}),
+  "only rope_type default,": dict(
+    rope_scaling={"type": "dynamic", "factor": 2.0}
+  ),
+  "low_freq_factor=None": dict(rope_parameters={"rope_type": "llama3"}),
+  "'mrope_section' is not supported": dict(
+    rope_scaling={"type": "default", "mrope_section": [16, 24]}
+  ),
+  "disagree; remove one": dict(
+    rope_scaling={"type": "linear", "factor": 2.0},
+    rope_parameters={"rope_type": "linear", "factor": 4.0},
+  ),
+  "rope_scaling=7, want": dict(rope_scaling=7),
+  "factor=True, want": dict(rope_scaling={"type": "linear", "factor": True}),
+  "partial_rotary_factor=0.5": dict(partial_rotary_factor=0.5),
+  "num_local_experts=8": dict(num_local_experts=8),
+  "mlp_bias=1 is": dict(mlp_bias=1),
   "rope_theta=-1": dict(rope_theta=-1),
   "rope_theta='1e4'": dict(rope_theta="1e4"),
   "hidden_size=-24": dict(hidden_size=-24),
@@ -263,15 +277,15 @@ def test_truncated_file(tmp_path):
 def sharded(tmp_path):
   config, params, _ = safetensors_folder.load_folder(tied(tmp_path))
   out = tmp_path / "s"
-  safetensors_folder.save_folder(out, config, params, None, shard_bytes=20_000)
-  return out, json.loads((out / safetensors_folder.INDEX).read_text())
+  export.save_folder(out, config, params, None, shard_bytes=20_000)
+  return out, json.loads((out / INDEX).read_text())
 
 
 @pytest.mark.parametrize("shard", ["../m/model.safetensors", "x/y.safetensors"])
 def test_index_entry_outside_the_folder(tmp_path, shard):
   out, index = sharded(tmp_path)
   index["weight_map"][EMBEDDING] = shard
-  (out / safetensors_folder.INDEX).write_text(json.dumps(index))
+  (out / INDEX).write_text(json.dumps(index))
   assert "not a plain *.safetensors file name" in load_error(out)
 
 
@@ -281,7 +295,7 @@ def test_index_names_a_missing_shard(tmp_path):
   (out / gone).unlink()
   message = load_error(out)
   assert f"shard {gone!r} is missing" in message
-  assert safetensors_folder.INDEX in message
+  assert INDEX in message
 
 
 def test_index_and_shards_disagree(tmp_path):
@@ -289,16 +303,16 @@ def test_index_and_shards_disagree(tmp_path):
   right = index["weight_map"][EMBEDDING]
   wrong = next(s for s in index["weight_map"].values() if s != right)
   index["weight_map"][EMBEDDING] = wrong
-  (out / safetensors_folder.INDEX).write_text(json.dumps(index))
+  (out / INDEX).write_text(json.dumps(index))
   assert f"is in {right}, not in {wrong}" in load_error(out)
   index["weight_map"] |= {EMBEDDING: right, "ghost": right}
-  (out / safetensors_folder.INDEX).write_text(json.dumps(index))
+  (out / INDEX).write_text(json.dumps(index))
   assert f"'ghost' is not in {right}" in load_error(out)
 
 
 def test_same_tensor_in_two_files_without_index(tmp_path):
   out, _ = sharded(tmp_path)
-  (out / safetensors_folder.INDEX).unlink()
+  (out / INDEX).unlink()
   assert safetensors_folder.load_folder(out)[0].layers == 3
   save_file({EMBEDDING: np.ones((50, 24), np.float32)}, out / "z.safetensors")
   assert "is also in" in load_error(out)
@@ -326,7 +340,7 @@ def test_folders_that_are_no_model(tmp_path):
 
 def test_save_refuses_what_it_cannot_write(tmp_path):
   config, params, _ = safetensors_folder.load_folder(tied(tmp_path))
-  save = safetensors_folder.save_folder
+  save = export.save_folder
   with pytest.raises(XpoError, match="not empty") as e:
     save(tmp_path / "m", config, params, None)
   assert e.value.code == Exit.STORAGE
@@ -335,7 +349,7 @@ def test_save_refuses_what_it_cannot_write(tmp_path):
   with pytest.raises(XpoError, match="dtype='int8'"):
     save(tmp_path / "n", config, params, None, "int8")
   more = dataclasses.replace(config, layers=4)
-  with pytest.raises(XpoError, match="blocks/attention_norm/scale: shape"):
+  with pytest.raises(XpoError, match="blocks/attention/query: shape"):
     save(tmp_path / "n", more, params, None)
   params["final_norm"]["scale"][0] = 1e6
   with pytest.raises(XpoError, match="too large for float16"):

@@ -1,15 +1,21 @@
+import dataclasses
 import json
 import pickle
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models
 
+from xpo_jax import resume
 from xpo_jax.errors import Exit, XpoError
 from xpo_jax.models.weights import tokenizer_files
 from xpo_jax.models.weights.tokenizer import (
   CONTROL_TOKENS,
+  Tokenizer,
   byte_letters,
   byte_tokenizer,
+  control_token,
   train_bpe,
 )
 
@@ -97,6 +103,7 @@ def test_folder_round_trip(make, tmp_path):
   tokenizer_files.save_tokenizer(tokenizer, tmp_path)
   again = tokenizer_files.tokenizer_from_folder(tmp_path)
   assert again.fingerprint() == tokenizer.fingerprint()
+  assert again.trained_with == tokenizer.trained_with == ""
   for text in TEXTS:
     np.testing.assert_array_equal(again.encode(text), tokenizer.encode(text))
     assert again.decode(again.encode(text)) == text
@@ -188,8 +195,11 @@ def test_eos_id_of_the_generation_config_serves(tmp_path):
   assert tokenizer_files.tokenizer_from_folder(tmp_path).eos_id == 258
 
 
-@pytest.mark.parametrize("eos", [None, "<|nowhere|>"])
-def test_no_eos_is_an_error(tmp_path, eos):
+# T6: the last one is two control tokens, no single id.
+@pytest.mark.parametrize(
+  "eos", [None, "<|nowhere|>", "<|im_end|><|endoftext|>"]
+)
+def test_t2_no_eos_is_an_error(tmp_path, eos):
   edit(saved(tmp_path) / "tokenizer_config.json", eos_token=eos)
   with pytest.raises(XpoError, match=r"tokenizer_config\.json: no EOS") as e:
     tokenizer_files.tokenizer_from_folder(tmp_path)
@@ -199,9 +209,91 @@ def test_no_eos_is_an_error(tmp_path, eos):
 @pytest.mark.parametrize(
   "content", ['{"version": "1.0", "mod', "{}", "[]", "é"]
 )
-def test_damaged_tokenizer_json_names_the_file(tmp_path, content):
+def test_t15_damaged_tokenizer_json_names_the_file(tmp_path, content):
   (saved(tmp_path) / "tokenizer.json").write_bytes(content.encode("latin-1"))
   with pytest.raises(XpoError, match=r"tokenizer\.json: ") as e:
     tokenizer_files.tokenizer_from_folder(tmp_path)
   assert e.value.code == Exit.CHECKPOINT
   assert "\n" not in str(e.value)
+
+
+def test_t1_a_tokenizer_without_padding(tmp_path):
+  """None is needed: no id is set aside, and none is added."""
+  folder = saved(tmp_path)
+  edit(folder / "tokenizer_config.json", pad_token=None)
+  edit(folder / "tokenizer.json", padding=None)
+  tokenizer = tokenizer_files.tokenizer_from_folder(folder)
+  assert tokenizer.vocab_size == 260
+  assert tokenizer.encode("\0").tolist() == [0]
+
+
+def test_t3_padding_with_eos_leaves_eos_as_it_is(tmp_path):
+  folder = saved(tmp_path)
+  settings = json.loads((folder / "tokenizer_config.json").read_text())
+  assert settings["pad_token"] == settings["eos_token"] == "<|im_end|>"
+  edit(
+    folder / "tokenizer.json",
+    padding={
+      "strategy": {"Fixed": 8},
+      "direction": "Left",
+      "pad_to_multiple_of": None,
+      "pad_id": 256,
+      "pad_type_id": 0,
+      "pad_token": "<|im_end|>",
+    },
+  )
+  tokenizer = tokenizer_files.tokenizer_from_folder(folder)
+  assert tokenizer.eos_id == 256
+  assert tokenizer.encode("ab").tolist() == [97, 98]
+
+
+def test_t7_another_tokenizer_is_another_fingerprint(tmp_path):
+  """Every part that decides ids; then a resumed run is refused."""
+  one = byte_tokenizer()
+  others = [
+    dataclasses.replace(one, **change)
+    for change in (
+      {"eos_id": 258},
+      {"bos_id": 257},
+      {"chat_template": "x"},
+      {"template_date": "2024-07-26"},
+    )
+  ]
+  prints = {t.fingerprint() for t in (one, bpe(), *others)}
+  assert len(prints) == 6
+  # Where a template lies, and what a model was trained with, decides no id.
+  moved = dataclasses.replace(one, template_file="x", trained_with="plain")
+  assert moved.fingerprint() == one.fingerprint()
+  old = dict.fromkeys(resume.FINGERPRINTS, "same")
+  now = old | {"tokenizer": others[0].fingerprint()[:16]}
+  with pytest.raises(XpoError, match="tokenizer has changed since") as e:
+    resume.refuse_fingerprints(tmp_path, old, now)
+  assert e.value.code == Exit.CHECKPOINT
+
+
+def test_an_eos_that_is_a_plain_word_becomes_control(tmp_path):
+  """Its text would merge into the id that ends a completion."""
+  vocab = {"<": 0, "/": 1, ">": 2, "</": 3, "</>": 4}
+  merges = [("<", "/"), ("</", ">")]
+  core = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+  assert core.encode("</>").ids == [4]
+  core.save(str(tmp_path / "tokenizer.json"))
+  (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</>"}')
+  tokenizer = tokenizer_files.tokenizer_from_folder(tmp_path)
+  assert (tokenizer.eos_id, tokenizer.vocab_size) == (4, 5)
+  assert tokenizer.control_ids == {"</>": 4}
+  assert tokenizer.encode("</></>/").tolist() == [0, 1, 2, 0, 1, 2, 1]
+
+
+def test_words_of_a_unigram_model_are_no_control_either(tmp_path):
+  pieces = [("<e>", 0.0), *((c, -1.0) for c in "<e>a!?"), ("a<", -0.5)]
+  core = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=6))
+  core.add_special_tokens([control_token("<e>"), control_token("!")])
+  tokenizer = Tokenizer(core, 0, None)
+  assert tokenizer.control_ids == {"<e>": 0, "!": 5}
+  # The best path through "a<e>a<e>" is a <e> a <e>.
+  ids = tokenizer.encode("a<e>a<e>").tolist()
+  assert [core.id_to_token(i) for i in ids] == ["a<", "e", ">", "a<", "e", ">"]
+  with pytest.raises(XpoError, match="character 1 alone is a control") as e:
+    tokenizer.encode("a!")
+  assert e.value.code == Exit.DATA

@@ -5,21 +5,23 @@ from pathlib import Path
 import struct
 
 import gguf
+import jax
 import numpy as np
 
 from xpo_jax.errors import XpoError, checkpoint_error
+from xpo_jax.models import rope
+from xpo_jax.models.architecture import RopeScaling
 from xpo_jax.models.transformer import TransformerConfig
-from xpo_jax.models.weights import (
-  llama_config,
-  llama_names,
-  tokenizer_files,
-)
+from xpo_jax.models.weights import names, tokenizer_files
+from xpo_jax.models.weights.families import rows_of
+from xpo_jax.models.weights.fields import MAX_LAYERS, MAX_SIZE
 from xpo_jax.models.weights.json_file import first_line
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.types import PyTree
 
 MAX_ENTRIES = 100_000  # tensors or key-value pairs a header may announce
 ARCHITECTURE = "llama"
+ROPE_FACTORS = "rope_freqs.weight"  # what each frequency is divided by
 GGUF_NAMES = {
   "model.embed_tokens": "token_embd",
   "model.norm": "output_norm",
@@ -49,11 +51,14 @@ def load_gguf(
   path = Path(path)
   reader = _open(path)
   try:
-    config = _config(reader)
     tensors = {t.name: t for t in reader.tensors}
+    config = _config(reader, tensors)
     _check_tensors(tensors, config)
-    read = lambda name: _read(tensors[gguf_name(name)], name, config)
-    params = llama_names.to_tree(read, config)
+    read = lambda name, part: _read(tensors[gguf_name(name)], name, config)[
+      part
+    ]
+    params = names.tree(read, rows_of(config), config)
+    params = jax.tree.map(np.asarray, params)
     return config, params, tokenizer_files.tokenizer_from_gguf(reader)
   except XpoError as e:
     raise checkpoint_error(f"{path}: {e}") from e
@@ -106,7 +111,7 @@ def _open(path: Path) -> gguf.GGUFReader:
     ) from e
 
 
-def _config(reader) -> TransformerConfig:
+def _config(reader, tensors: dict) -> TransformerConfig:
   field = lambda key: _field(reader, key)
   family = field("general.architecture")
   if family != ARCHITECTURE:
@@ -118,15 +123,14 @@ def _config(reader) -> TransformerConfig:
   width, heads = size("embedding_length"), size("attention.head_count")
   head_dim = size("attention.key_length", width // heads)
   rotated = size("rope.dimension_count", head_dim)
-  scaling = own("rope.scaling.type") or "none"
-  if rotated != head_dim or scaling != "none" or own("expert_count"):
+  if rotated != head_dim or own("expert_count"):
     raise checkpoint_error(
-      f"rope over {rotated} of {head_dim} dimensions, scaling {scaling!r},"
-      f" {own('expert_count') or 0} experts: not supported, only plain rope"
+      f"rope over {rotated} of {head_dim} dimensions,"
+      f" {own('expert_count') or 0} experts: not supported, only rope over all"
       " without experts"
     )
   tokens = reader.fields.get("tokenizer.ggml.tokens")
-  names = {t.name for t in reader.tensors}
+  theta = _float(own, "rope.freq_base", 10_000.0)
   return TransformerConfig(
     vocab_size=size("vocab_size", len(tokens.data) if tokens else None),
     width=width,
@@ -135,11 +139,38 @@ def _config(reader) -> TransformerConfig:
     kv_heads=size("attention.head_count_kv", heads),
     head_dim=head_dim,
     mlp_width=size("feed_forward_length"),
-    rope_theta=_float(own, "rope.freq_base", 10_000.0),
+    rope_theta=theta,
+    rope_scaling=_scaling(own, tensors, head_dim, theta),
     norm_eps=_float(own, "attention.layer_norm_rms_epsilon", 1e-5),
-    tied="output.weight" not in names,
+    tied="output.weight" not in tensors,
     max_length=size("context_length"),
   )
+
+
+def _scaling(own, tensors: dict, head_dim: int, theta: float):
+  """Linear by its key; Llama 3.1's by a tensor of divisors."""
+  kind, factors = own("rope.scaling.type") or "none", tensors.get(ROPE_FACTORS)
+  if kind == "linear" and factors is None:
+    return RopeScaling("linear", _float(own, "rope.scaling.factor", None))
+  if kind != "none":
+    raise checkpoint_error(
+      f"rope scaling {kind!r} is not supported, only linear or none"
+    )
+  if factors is None:
+    return None
+  found = np.asarray(factors.data, np.float32).reshape(-1)
+  # The file does not say what made them; Llama 3.1 and later used these.
+  guess = RopeScaling("llama3", float(found.max(initial=1.0)), 8192, 1.0, 4.0)
+  divisors = [
+    np.asarray(rope.frequencies(head_dim, theta, s)) for s in (None, guess)
+  ]
+  wanted = divisors[0] / divisors[1]
+  if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-3):
+    raise checkpoint_error(
+      f"tensor {ROPE_FACTORS!r} is not Llama 3's scaling; use the model's"
+      " Hugging Face folder"
+    )
+  return guess
 
 
 def _field(reader, key: str):
@@ -150,16 +181,14 @@ def _field(reader, key: str):
 def _size(own, key: str, default: int | None) -> int:
   value = own(key)
   value = default if value is None else value
-  if not isinstance(value, int) or not 0 < value <= llama_config.MAX_SIZE:
+  if not isinstance(value, int) or not 0 < value <= MAX_SIZE:
     raise checkpoint_error(f"field {key}={value!r}, want a whole number > 0")
-  if key == "block_count" and value > llama_config.MAX_LAYERS:
-    raise checkpoint_error(
-      f"field {key}={value}, want at most {llama_config.MAX_LAYERS}"
-    )
+  if key == "block_count" and value > MAX_LAYERS:
+    raise checkpoint_error(f"field {key}={value}, want at most {MAX_LAYERS}")
   return value
 
 
-def _float(own, key: str, default: float) -> float:
+def _float(own, key: str, default: float | None) -> float:
   """The shortest decimal of a float32: 1e-05, not 9.999999747378752e-06."""
   value = own(key)
   value = default if value is None else value
@@ -169,10 +198,11 @@ def _float(own, key: str, default: float) -> float:
 
 
 def _check_tensors(tensors: dict, config: TransformerConfig) -> None:
-  wanted = {gguf_name(n): s for n, s in llama_names.expected(config).items()}
+  expected = names.expected(rows_of(config), config)
+  wanted = {gguf_name(n): s for n, s in expected.items()}
   for what, which in (
     ("misses", set(wanted) - set(tensors)),
-    ("has unknown", set(tensors) - set(wanted)),
+    ("has unknown", set(tensors) - set(wanted) - {ROPE_FACTORS}),
   ):
     if which:
       raise checkpoint_error(

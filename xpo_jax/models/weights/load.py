@@ -15,7 +15,8 @@ from xpo_jax.errors import (
   usage_error,
 )
 from xpo_jax.models.presets import PRESETS, Preset
-from xpo_jax.models.weights import gguf_file, safetensors_folder
+from xpo_jax.models.weights import export, gguf_file, safetensors_folder
+from xpo_jax.models.weights.safetensors_folder import Folder
 from xpo_jax.models.weights.tokenizer import Tokenizer, byte_tokenizer
 from xpo_jax.types import PyTree
 
@@ -27,8 +28,11 @@ class Weights:
   """What a source holds."""
 
   config_kwargs: dict  # of TransformerConfig
-  params: PyTree | None  # numpy float32; None = to be initialised
+  # numpy float32, or a folder's leaves, read by np.asarray; None = to be
+  # initialised
+  params: PyTree | None
   tokenizer: Tokenizer | None
+  reward_head: PyTree | None = None
 
 
 def load_weights(source: str) -> Weights:
@@ -44,17 +48,19 @@ def load_weights(source: str) -> Weights:
   """
   preset = PRESETS.get(source)
   if preset is not None and preset.config is not None:
-    config, params, tokenizer = preset.config, None, byte_tokenizer()
+    found = Folder(preset.config, None, byte_tokenizer())
   elif preset is not None:
-    config, params, tokenizer = _load_preset(preset)
+    found = Folder(*_load_preset(preset))
   elif source and Path(source).is_dir():
-    config, params, tokenizer = safetensors_folder.load_folder(source)
+    found = safetensors_folder.open_folder(source)
   elif source.endswith(".gguf") and Path(source).is_file():
-    config, params, tokenizer = gguf_file.load_gguf(source)
+    found = Folder(*gguf_file.load_gguf(source))
   else:
     raise _unknown(source)
+  config, params, tokenizer, reward_head = found
   safetensors_folder.check_vocabulary(config, tokenizer, source)
-  return Weights(dataclasses.asdict(config), params, tokenizer)
+  kwargs = dataclasses.asdict(config)
+  return Weights(kwargs, params, tokenizer, reward_head)
 
 
 def _unknown(source: str) -> XpoError:
@@ -80,7 +86,7 @@ def _load_preset(preset: Preset):
       shutil.rmtree(kept, ignore_errors=True)  # damaged: made again below
   loaded = _load_from_wheel(preset)
   try:
-    safetensors_folder.save_folder(kept, *loaded)
+    export.save_folder(kept, *loaded)
   except XpoError:
     if not kept.is_dir():  # else another process was faster
       raise

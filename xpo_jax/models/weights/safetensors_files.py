@@ -17,7 +17,10 @@ MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_BUFFERS = re.compile(r".*rotary_emb\.inv_freq")  # old exports; recomputed
+# Old exports hold what is recomputed: frequencies and causal masks.
+_BUFFERS = re.compile(
+  r".*rotary_emb\.inv_freq|.*\.(attn|attention)\.(masked_)?bias"
+)
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -116,10 +119,17 @@ def check_index(folder: Path, home: dict[str, Path]) -> None:
       )
 
 
-def read_tensor(files: dict, home: dict[str, Path], name: str) -> np.ndarray:
-  """One tensor as finite float32."""
+def read_tensor(
+  files: dict,
+  home: dict[str, Path],
+  name: str,
+  part: tuple[slice, ...] | None = None,
+) -> np.ndarray:
+  """One tensor, or only a part of it, as finite float32."""
   try:
-    value = files[home[name]].get_tensor(name).astype(np.float32)
+    tensor = files[home[name]].get_slice(name)
+    part = (slice(None),) * len(tensor.get_shape()) if part is None else part
+    value = tensor[part].astype(np.float32)
   except (OSError, safetensors.SafetensorError) as e:
     raise checkpoint_error(f"{home[name]}: {json_file.first_line(e)}") from e
   if not np.isfinite(value).all():

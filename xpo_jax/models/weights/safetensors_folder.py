@@ -1,31 +1,29 @@
-"""Hugging Face Llama folders, in and out.
+"""Hugging Face folders, in and out.
 
-config.json, *.safetensors (with or without an index), tokenizer files. Only
+config.json, *.safetensors (with or without an index), tokenizer files; language
+models and reward models (sequence classification with one label). Only
 safetensors: pickle-based files are refused, never opened.
 """
 
-from collections.abc import Mapping
-import contextlib
-import os
+from collections.abc import Mapping, Sequence
+import dataclasses
 from pathlib import Path
-import shutil
-import tempfile
+from typing import NamedTuple
 
-import ml_dtypes
+import jax
 import numpy as np
-import safetensors
-from safetensors.numpy import save_file
 
-from xpo_jax.errors import checkpoint_error, storage_error, usage_error
+from xpo_jax.errors import checkpoint_error
 from xpo_jax.models.transformer import TransformerConfig
-from xpo_jax.models.weights import (
-  json_file,
-  llama_config,
-  llama_names,
-  tokenizer_files,
+from xpo_jax.models.weights import json_file, names, tokenizer_files
+from xpo_jax.models.weights.families import (
+  family_of,
+  read_config,
+  rows_of,
 )
+from xpo_jax.models.weights.fields import Fields
+from xpo_jax.models.weights.names import Row
 from xpo_jax.models.weights.safetensors_files import (
-  INDEX,
   check_index,
   files_of,
   homes,
@@ -35,13 +33,19 @@ from xpo_jax.models.weights.safetensors_files import (
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.types import PyTree
 
-SHARD_BYTES = 4 * 10**9
+SCORE = "score.weight"  # a reward model's head [1, D]
+SCORE_BIAS = "score.bias"  # [1]; only ours have it
 FLOATS = ("F32", "F16", "BF16")
-DTYPES = {
-  "float32": np.float32,
-  "bfloat16": ml_dtypes.bfloat16,
-  "float16": np.float16,
-}
+_CHECKED_ROWS = 4096
+
+
+class Folder(NamedTuple):
+  """A model in a folder; `params` are unread leaves (see `names.Leaf`)."""
+
+  config: TransformerConfig
+  params: PyTree
+  tokenizer: Tokenizer | None
+  reward_head: PyTree | None = None  # numpy, as `heads.init_reward_head`
 
 
 def load_folder(
@@ -49,30 +53,52 @@ def load_folder(
 ) -> tuple[TransformerConfig, PyTree, Tokenizer | None]:
   """Reads a folder into (sizes, numpy float32 tree, tokenizer or None).
 
+  Raises:
+    XpoError: (66) one line naming the file and the mend.
+  """
+  found = open_folder(folder)
+  params = jax.tree.map(np.asarray, found.params)
+  return found.config, params, found.tokenizer
+
+
+def open_folder(folder: str | Path) -> Folder:
+  """Checks a folder and gives its model, the weights still unread.
+
   Names, shapes and dtypes are compared with config.json before any weight is
-  read.
+  read. A reward model counts as tied: it has no vocabulary head.
 
   Raises:
     XpoError: (66) one line naming the file and the mend.
   """
   folder = Path(folder)
-  config_path = folder / "config.json"
-  if not config_path.is_file():
+  path = folder / "config.json"
+  if not path.is_file():
     raise checkpoint_error(f"{folder}: {_why_no_model(folder)}")
-  config = llama_config.config_from_hf(
-    json_file.read_json(config_path), config_path
+  fields = Fields(json_file.read_json(path), path)
+  config, judges = read_config(fields), _is_reward_model(fields)
+  if judges:
+    config = dataclasses.replace(config, tied=True)
+  files = {p: open_file(p) for p in files_of(folder)}
+  home = homes(files)
+  check_index(folder, home)
+  rows = rows_of(config)
+  expected = names.expected(rows, config)
+  head = {SCORE: (1, config.width)} if judges else {}
+  if SCORE_BIAS in home and judges:
+    head[SCORE_BIAS] = (1,)
+  aliases = _check_names(home, expected | head, rows, config, folder)
+  _check_shapes(home, files, expected | head, aliases)
+  read = lambda name, part=None: read_tensor(
+    files, home, aliases.get(name, name), part
   )
-  with contextlib.ExitStack() as stack:
-    files = {p: stack.enter_context(open_file(p)) for p in files_of(folder)}
-    home = homes(files)
-    check_index(folder, home)
-    aliases = _check_names(home, config, folder)
-    _check_shapes(home, files, llama_names.expected(config), aliases)
-    read = lambda name: read_tensor(files, home, aliases.get(name, name))
-    if config.tied and llama_names.HEAD in home:
-      _check_tied(read, home[llama_names.HEAD])
-    params = llama_names.to_tree(read, config)
-  return config, params, tokenizer_files.tokenizer_from_folder(folder)
+  if config.tied and not judges:
+    _check_tied(read, home, config)
+  return Folder(
+    config,
+    names.tree(read, rows, config),
+    tokenizer_files.tokenizer_from_folder(folder),
+    _reward_head(read, head) if judges else None,
+  )
 
 
 def _why_no_model(folder: Path) -> str:
@@ -83,25 +109,57 @@ def _why_no_model(folder: Path) -> str:
   return "no config.json; want a Hugging Face model folder"
 
 
+def _is_reward_model(f: Fields) -> bool:
+  classes = f.raw.get("architectures") or []
+  return any(str(c).endswith("ForSequenceClassification") for c in classes)
+
+
+def _reward_head(read, head) -> PyTree:
+  bias = np.zeros((), np.float32)
+  if SCORE_BIAS in head:
+    bias = read(SCORE_BIAS)[0]
+  return {"kernel": read(SCORE)[0], "bias": bias}
+
+
 def _check_names(
-  home: dict[str, Path], config: TransformerConfig, folder: Path
+  home: dict[str, Path],
+  expected: Mapping,
+  rows: Sequence[Row],
+  config: TransformerConfig,
+  folder: Path,
 ) -> dict[str, str]:
   """Compares names with the config's; returns {wanted: name in the file}."""
-  wanted = set(llama_names.expected(config))
-  head, embedding = llama_names.HEAD, llama_names.EMBEDDING
-  aliases, extra = {}, set(home) - wanted
+  aliases = _aliases(home, rows, config)
+  extra = set(home) - set(expected) - set(aliases.values())
   if config.tied:
-    extra.discard(head)
-    if embedding not in home and head in home:
-      aliases[embedding] = head
-  missing = wanted - set(home) - set(aliases)
+    extra -= set(_head_names(config))
+  missing = set(expected) - set(home) - set(aliases)
   mend = "config.json and weights belong to different models"
-  if missing == {head}:
+  if missing == {family_of(config).head.name}:
     mend = "set tie_word_embeddings to true in config.json if it is tied"
   for what, which in (("misses", missing), ("has unknown", extra)):
     if which:
       raise checkpoint_error(f"{folder}: {what} tensor {_some(which)}; {mend}")
   return aliases
+
+
+def _aliases(home, rows, config) -> dict[str, str]:
+  """Other names under which folders keep a tensor."""
+  family, found = family_of(config), {}
+  for r in rows:
+    for name in names.names(r, config):
+      others = [*r.aliases, name.removeprefix(family.prefix)]
+      if config.tied and r is family.rows[0]:
+        others += _head_names(config)
+      there = [o for o in others if o in home]
+      if name not in home and there:
+        found[name] = there[0]
+  return found
+
+
+def _head_names(config: TransformerConfig) -> tuple[str, ...]:
+  head = family_of(config).head
+  return (head.name, *head.aliases)
 
 
 def _some(names: set[str]) -> str:
@@ -127,13 +185,18 @@ def _check_shapes(home, files, expected, aliases) -> None:
       )
 
 
-def _check_tied(read, path: Path) -> None:
-  head, embedding = read(llama_names.HEAD), read(llama_names.EMBEDDING)
-  if not np.array_equal(head, embedding):
-    raise checkpoint_error(
-      f"{path}: lm_head.weight differs from the embedding though config.json"
-      " says tied; set tie_word_embeddings to false"
-    )
+def _check_tied(read, home: dict[str, Path], config: TransformerConfig) -> None:
+  """A head beside the embedding must be its copy."""
+  embedding = family_of(config).rows[0].name
+  for head in set(_head_names(config)) & set(home):
+    for at in range(0, config.vocab_size, _CHECKED_ROWS):
+      end = min(at + _CHECKED_ROWS, config.vocab_size)
+      part = (slice(at, end), slice(0, config.width))
+      if not np.array_equal(read(head, part), read(embedding, part)):
+        raise checkpoint_error(
+          f"{home[head]}: {head} differs from the embedding though config.json"
+          " says tied; set tie_word_embeddings to false"
+        )
 
 
 def check_vocabulary(
@@ -145,95 +208,3 @@ def check_vocabulary(
       f"{where}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the"
       f" model only {config.vocab_size} tokens; they do not belong together"
     )
-
-
-def save_folder(
-  folder: str | Path,
-  config: TransformerConfig,
-  params: Mapping,
-  tokenizer: Tokenizer | None,
-  dtype: str = "float32",
-  shard_bytes: int = SHARD_BYTES,
-) -> None:
-  """Writes a folder that `load_folder` and Hugging Face tools read.
-
-  Written beside the target and renamed at the end: a killed export leaves no
-  half folder.
-
-  Args:
-    folder: new, or empty.
-    config: the model's sizes.
-    params: the parameter tree.
-    tokenizer: written too unless None.
-    dtype: "float32" (exact), "bfloat16" or "float16".
-    shard_bytes: larger models are split into shards with an index.
-
-  Raises:
-    XpoError: (64) unknown dtype, (66) tree and config differ or a weight does
-      not fit the dtype, (74) the folder is not empty or cannot be written.
-  """
-  folder = Path(folder)
-  if dtype not in DTYPES:
-    raise usage_error(f"dtype={dtype!r}: want one of {', '.join(DTYPES)}")
-  check_vocabulary(config, tokenizer, folder)
-  tensors = llama_names.from_tree(params, config)
-  tensors = {n: _cast(n, x, dtype) for n, x in tensors.items()}
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise storage_error(f"{folder}: exists and is not empty; name a new folder")
-  try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
-    try:
-      _write(part, config, tensors, tokenizer, dtype, shard_bytes)
-      os.replace(part, folder)
-    except BaseException:
-      shutil.rmtree(part, ignore_errors=True)
-      raise
-  except (OSError, safetensors.SafetensorError) as e:
-    raise storage_error(f"{folder}: {json_file.first_line(e)}") from e
-
-
-def _cast(name: str, x: np.ndarray, dtype: str) -> np.ndarray:
-  with np.errstate(over="ignore"):
-    y = x.astype(DTYPES[dtype])
-  if not np.isfinite(y.astype(np.float32)).all():
-    raise checkpoint_error(
-      f"tensor {name!r} holds NaN, Inf, or a number too large for {dtype}"
-    )
-  return y
-
-
-def _write(folder, config, tensors, tokenizer, dtype, shard_bytes) -> None:
-  ids = {}
-  if tokenizer is not None:
-    ids = {"eos_token_id": tokenizer.eos_id, "bos_token_id": tokenizer.bos_id}
-    tokenizer_files.save_tokenizer(tokenizer, folder)
-  content = llama_config.config_to_hf(config, dtype)
-  json_file.write_json(folder / "config.json", content | ids)
-  # Not in config.json: there a pad id would stop EOS's row from training.
-  pad = {"pad_token_id": ids["eos_token_id"]} if ids else {}
-  json_file.write_json(folder / "generation_config.json", ids | pad)
-  shards = _split(tensors, shard_bytes)
-  if len(shards) == 1:
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return
-  weight_map = {}
-  for i, shard in enumerate(shards):
-    name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-    save_file({n: tensors[n] for n in shard}, folder / name, {"format": "pt"})
-    weight_map |= dict.fromkeys(shard, name)
-  total = sum(x.nbytes for x in tensors.values())
-  index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-  json_file.write_json(folder / INDEX, index)
-
-
-def _split(tensors: dict[str, np.ndarray], shard_bytes: int):
-  """Tensor names in order, grouped so that no group passes shard_bytes."""
-  shards, size = [[]], 0
-  for name, x in tensors.items():
-    if shards[-1] and size + x.nbytes > shard_bytes:
-      shards.append([])
-      size = 0
-    shards[-1].append(name)
-    size += x.nbytes
-  return shards

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
+import re
 
 import numpy as np
 import tokenizers
@@ -17,6 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from xpo_jax.errors import data_error, usage_error
 
+META_SPACE = "\u2581"  # a space in SentencePiece's vocabularies
 CONTROL_TOKENS = ("<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|unused|>")
 CHAT_TEMPLATE = (
   "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -36,6 +39,9 @@ class Tokenizer:
   eos_id: int
   bos_id: int | None  # None when the model adds none, even if it names one
   chat_template: str | None = None  # Jinja source
+  template_file: str = "tokenizer_config.json"  # where it is, for messages
+  template_date: str = ""  # what it takes for today, as 2024-07-26
+  trained_with: str = ""  # data.template of the run that trained the model
 
   def __post_init__(self):
     self.core.encode_special_tokens = True
@@ -44,11 +50,17 @@ class Tokenizer:
 
   def __reduce__(self):
     # A pickled core forgets encode_special_tokens; __post_init__ sets it again.
-    fields = (self.core, self.eos_id, self.bos_id, self.chat_template)
-    return Tokenizer, fields
+    names = (f.name for f in dataclasses.fields(self))
+    return Tokenizer, tuple(getattr(self, name) for name in names)
 
-  def encode(self, text: str) -> np.ndarray:
+  def encode(self, text: str, after: str = "start") -> np.ndarray:
     """int32 [n] ids of the text alone: no BOS, no EOS, no control ids.
+
+    Args:
+      text: any text.
+      after: what is before it: start (nothing), control (an id) or text. Some
+        vocabularies write a space before a text's first word, not before what
+        follows other text.
 
     Raises:
       XpoError: (65) a lone surrogate, or a byte outside the vocabulary (which
@@ -67,8 +79,33 @@ class Tokenizer:
         f"character {text.index(bad[0])} is U+{ord(bad[0]):04X}, which this"
         " tokenizer cannot encode; remove it"
       )
-    ids = self.core.encode(text, add_special_tokens=False).ids
-    return np.asarray(ids, np.int32)
+    if after == "start" or not self._space_after[after]:
+      return self._ids(text)
+    head, ids = self._ids("\n"), self._ids(f"\n{text}")
+    if not np.array_equal(ids[: len(head)], head):
+      return self._ids(text)
+    return ids[len(head) :]
+
+  def _ids(self, text: str) -> np.ndarray:
+    found = self.core.encode(text, add_special_tokens=False)
+    ids = np.asarray(found.ids, np.int32)
+    if self._control_set.isdisjoint(found.ids):
+      return ids
+    # Plain merges, or a word of a unigram model, gave a control id: each such
+    # text is encoded in two parts, its first character and the rest.
+    spans = zip(found.ids, found.offsets, strict=True)
+    wrong = [span for i, span in spans if i in self._control_set]
+    if any(end - start < 2 for start, end in wrong):
+      raise data_error(
+        f"character {wrong[0][0]} alone is a control token of this tokenizer;"
+        " remove it"
+      )
+    cuts = [0, *(start + 1 for start, _ in wrong), len(text)]
+    parts = [text[a:b] for a, b in itertools.pairwise(cuts)]
+    first, *rest = (part for part in parts if part)
+    return np.concatenate(
+      [self._ids(first), *(self.encode(part, "text") for part in rest)]
+    )
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text of the ids, control ids left out."""
@@ -80,12 +117,12 @@ class Tokenizer:
     Raises:
       XpoError: (64) there is no such control token.
     """
-    if text not in self._control:
+    if text not in self.control_ids:
       raise usage_error(
         f"the tokenizer has no control token {text!r}; it has"
-        f" {', '.join(sorted(self._control))}"
+        f" {', '.join(sorted(self.control_ids))}"
       )
-    return self._control[text]
+    return self.control_ids[text]
 
   @property
   def vocab_size(self) -> int:
@@ -95,12 +132,46 @@ class Tokenizer:
   def fingerprint(self) -> str:
     """SHA-256 of all that decides ids and rendered chats."""
     parts = [self.core.to_str(), self.eos_id, self.bos_id, self.chat_template]
+    parts += [self.template_date] if self.template_date else []
     return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
 
   @functools.cached_property
-  def _control(self) -> dict[str, int]:
+  def control_ids(self) -> dict[str, int]:
+    """Every control token's id by its text."""
     added = self.core.get_added_tokens_decoder()
     return {t.content: i for i, t in added.items() if t.special}
+
+  @functools.cached_property
+  def _control_set(self) -> frozenset[int]:
+    return frozenset(self.control_ids.values())
+
+  @functools.cached_property
+  def control_pattern(self) -> re.Pattern:
+    """One group that matches any control token's text, the longest first."""
+    texts = sorted(self.control_ids, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, texts)) or '(?!)'})")
+
+  @functools.cached_property
+  def strips(self) -> dict[int, tuple[bool, bool]]:
+    """Control ids that swallow the blanks (before, after) them."""
+    added = self.core.get_added_tokens_decoder().items()
+    flags = {i: (t.lstrip, t.rstrip) for i, t in added if t.special}
+    return {i: both for i, both in flags.items() if any(both)}
+
+  @functools.cached_property
+  def _space_after(self) -> dict[str, bool]:
+    """Whether a space of the vocabulary's own is to be left out there."""
+    first = lambda tokens: tokens[:1] and tokens[0][:1] in (META_SPACE, "Ġ")
+    adds = bool(first(self.core.encode("ab", add_special_tokens=False).tokens))
+    control = min(self.control_ids, key=self.control_ids.get, default=None)
+    if not adds or control is None:
+      return {"text": adds, "control": False}
+    self.core.encode_special_tokens = False
+    try:
+      found = self.core.encode(f"{control}ab", add_special_tokens=False).tokens
+    finally:
+      self.core.encode_special_tokens = True
+    return {"text": True, "control": not first(found[1:])}
 
   @functools.cached_property
   def _vocab_size(self) -> int:

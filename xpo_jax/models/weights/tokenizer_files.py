@@ -15,6 +15,7 @@ from xpo_jax.models.weights.tokenizer import (
   control_token,
 )
 
+OURS = "xpo"  # key of what other tools pass over
 GGUF_CONTROL = 3  # token_type values of the GGUF specification
 GGUF_USER_DEFINED = 4
 
@@ -60,7 +61,7 @@ def tokenizer_from_gguf(reader) -> Tokenizer:
     bos = _gguf_id(field("bos_token_id"), "bos_token_id", tokens)
     _start_with(core, tokens[bos], bos)
   template = _gguf_value(reader, "tokenizer.chat_template", None)
-  return Tokenizer(core, eos, bos, template)
+  return Tokenizer(core, eos, bos, template, "the GGUF file's metadata")
 
 
 def _list(value, name: str, kind: type) -> list:
@@ -125,8 +126,20 @@ def tokenizer_from_folder(folder: str | Path) -> Tokenizer | None:
   added = core.encode("", add_special_tokens=True).ids
   bos_id = core.token_to_id(bos) if bos else None
   starts = settings.get("add_bos_token") or bos_id in added[:1]
-  template = _template(folder, settings)
-  return Tokenizer(core, eos_id, bos_id if starts else None, template)
+  bos_id = bos_id if starts else None
+  _add_control(core, [eos_id, bos_id])
+  template, file = _template(folder, settings)
+  ours = settings.get(OURS)
+  own = lambda key: _token(ours if isinstance(ours, dict) else {}, key) or ""
+  return Tokenizer(
+    core,
+    eos_id,
+    bos_id,
+    chat_template=template,
+    template_file=str(file),
+    template_date=own("template_date"),
+    trained_with=own("trained_with"),
+  )
 
 
 def _token(settings: dict, name: str) -> str | None:
@@ -150,6 +163,13 @@ def _mark_control(content: dict, names: list[str | None]) -> None:
       token["special"] = True
 
 
+def _add_control(core: tokenizers.Tokenizer, ids: list[int | None]) -> None:
+  """Others name an EOS that is a plain word of the vocabulary."""
+  control = {i for i, t in core.get_added_tokens_decoder().items() if t.special}
+  missing = [i for i in ids if i is not None and i not in control]
+  core.add_special_tokens([control_token(core.id_to_token(i)) for i in missing])
+
+
 def _eos_of_config(folder: Path) -> int | None:
   for name in ("generation_config.json", "config.json"):
     value = json_file.read_json_if_there(folder / name).get("eos_token_id")
@@ -159,18 +179,20 @@ def _eos_of_config(folder: Path) -> int | None:
   return None
 
 
-def _template(folder: Path, settings: dict) -> str | None:
+def _template(folder: Path, settings: dict) -> tuple[str | None, Path]:
+  """The template and its file."""
   path = folder / "chat_template.jinja"
   if path.is_file():
     try:
-      return path.read_text(encoding="utf-8")
+      return path.read_text(encoding="utf-8"), path
     except (OSError, UnicodeDecodeError) as e:
       raise checkpoint_error(f"{path}: {first_line(e)}") from e
   value = settings.get("chat_template")
   if isinstance(value, list):  # [{"name": "default", "template": ...}, ...]
     wanted = lambda x: isinstance(x, dict) and x.get("name") == "default"
     value = next((x.get("template") for x in value if wanted(x)), None)
-  return value if isinstance(value, str) else None
+  value = value if isinstance(value, str) else None
+  return value, folder / "tokenizer_config.json"
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
@@ -191,4 +213,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     settings["bos_token"] = tokenizer.core.id_to_token(tokenizer.bos_id)
   if tokenizer.chat_template is not None:
     settings["chat_template"] = tokenizer.chat_template
+  ours = {k: getattr(tokenizer, k) for k in ("template_date", "trained_with")}
+  if any(ours.values()):
+    settings[OURS] = {k: v for k, v in ours.items() if v}
   json_file.write_json(folder / "tokenizer_config.json", settings)

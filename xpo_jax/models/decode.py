@@ -1,0 +1,153 @@
+"""One token a slot through the whole model: the sampler's forward pass.
+
+Training keeps the layers stacked and scans them; a step of the sampler would
+copy every weight and cache out of its stack. So the weights are laid out anew
+once a rollout, layer by layer and cast to the compute dtype, and the same
+blocks run unrolled.
+
+Letters: as in `slots`, and D width, V vocabulary.
+"""
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from xpo_jax.models import heads
+from xpo_jax.models import model as lm
+from xpo_jax.models.layers import Norm
+from xpo_jax.models.model import Model, Weights
+from xpo_jax.models.slots import SlotCache, SlotPlaces
+from xpo_jax.models.transformer import Block, Embed, Places
+from xpo_jax.types import Array, PyTree
+
+_CACHE_AXES = ("rows", None, "kv_heads", None, None)
+
+
+@struct.dataclass
+class Decoder:
+  """Weights as a step reads them."""
+
+  embed: PyTree
+  layers: tuple[PyTree, ...]  # variables of one block each
+  norm: PyTree
+  head: Array  # [D, V]
+  has_lora: bool = struct.field(pytree_node=False, default=False)
+
+
+def prepare(model: Model, weights: Weights) -> Decoder:
+  """Lays the weights out; on a mesh they are gathered over `fsdp`, once."""
+  specs = None
+  if jax.sharding.get_abstract_mesh().shape:
+    specs = lm.specs(model)["blocks"]
+  layers = []
+  if model.trunk_blocks:
+    params = {"params": weights.trunk["blocks"]}
+    layers += _unstack(model, params, model.trunk_blocks, specs)
+  params = {"params": weights.top["blocks"]}
+  if weights.lora is not None:
+    params["lora"] = weights.lora["blocks"]
+  top = model.config.layers - model.trunk_blocks
+  layers += _unstack(model, params, top, specs)
+  holder = weights.trunk if model.trunk_blocks else weights.top
+  embed = jax.tree.map(
+    lambda x: nn.with_logical_constraint(x, (None, None)), holder["embed"]
+  )
+  return Decoder(
+    embed=embed,
+    layers=tuple(layers),
+    norm=weights.top["final_norm"],
+    head=nn.with_logical_constraint(
+      lm.head_kernel(model, weights).astype(model.dtype), (None, "vocab")
+    ),
+    has_lora=weights.lora is not None,
+  )
+
+
+def _unstack(model, variables, count, specs):
+  """Per-layer variables; norms stay float32, as they are read so."""
+
+  def cast(path, x):
+    norm = any(getattr(k, "key", "").endswith("_norm") for k in path)
+    return x if norm else x.astype(model.dtype)
+
+  variables = jax.tree_util.tree_map_with_path(cast, variables)
+  if specs is not None:
+    place = lambda x, spec: nn.with_logical_constraint(
+      x, tuple(None if name == "embed" else name for name in spec)
+    )
+    placed = jax.tree.map(place, variables["params"], specs)
+    variables = variables | {"params": placed}
+  pick = lambda i: jax.tree.map(lambda x: x[i], variables)
+  return [pick(i) for i in range(count)]
+
+
+def prefill(
+  model: Model, weights: Weights, prompts: Array, lengths: Array
+) -> list[tuple[Array, Array]]:
+  """Keys and values [B, G, P, C] of prompts [B, P], one pair a layer.
+
+  Args:
+    model: sizes.
+    weights: stacked, as the trainer's.
+    prompts: int32 [B, P], padded on the right with anything.
+    lengths: int32 [B].
+  """
+  count, width = prompts.shape
+  at = jnp.broadcast_to(jnp.arange(width), prompts.shape)
+  inside = (at < lengths[:, None]).astype(jnp.int32)
+  # Padding must not reach past a table of learned positions: NaN times 0.
+  at = jnp.minimum(at, lengths[:, None] - 1)
+  places = Places(at, inside, jnp.zeros_like(at))
+  caches = lm.init_caches(model, count, width)
+  _, caches = lm.extend(model, weights, prompts, places, caches, places, 0)
+  swap = lambda x: jnp.swapaxes(x, 1, 2)  # [B, P, G, C] -> [B, G, P, C]
+  return [
+    (swap(part.key[i]), swap(part.value[i]))
+    for part in caches
+    if part is not None
+    for i in range(part.key.shape[0])
+  ]
+
+
+def empty_caches(
+  model: Model, rows: int, prompts: int, width: int, slots: int, steps: int
+) -> list[SlotCache]:
+  """A cache a layer: `prompts` of `width` places, `slots` of `steps` a row."""
+  c = model.config
+  make = lambda n, size: nn.with_logical_constraint(
+    jnp.zeros((rows, n, c.kv_heads, size, c.head_dim), model.dtype), _CACHE_AXES
+  )
+  return [
+    SlotCache(
+      make(prompts, width),
+      make(prompts, width),
+      make(slots, steps),
+      make(slots, steps),
+    )
+    for _ in range(c.layers)
+  ]
+
+
+def step(
+  model: Model,
+  decoder: Decoder,
+  tokens: Array,
+  places: SlotPlaces,
+  caches: list[SlotCache],
+) -> tuple[Array, list[SlotCache]]:
+  """tokens [R, Z] -> float32 logits [R, Z, V] of the next, and the caches."""
+  c = model.config
+  dtype = jnp.dtype(model.dtype)
+  x = Embed(c).apply({"params": decoder.embed}, tokens, places.positions, dtype)
+  x = x.astype(dtype)
+  lora = model.lora if decoder.has_lora else (0, 1.0)
+  trunk, done = model.trunk_blocks, []
+  for i, (variables, cache) in enumerate(zip(decoder.layers, caches)):
+    block = Block(c, lora if i >= trunk else (0, 1.0))
+    windowed = jnp.asarray(c.windowed[i]) if any(c.windowed) else None
+    x, cache = block.apply(variables, x, cache, windowed, places, places, 0)
+    done.append(cache)
+  x = Norm(c.norm, c.norm_eps).apply({"params": decoder.norm}, x)
+  logits = heads.logits(x, decoder.head, c.logit_cap)
+  return nn.with_logical_constraint(logits, ("rows", None, None)), done
