@@ -13,11 +13,11 @@ from xpo_jax import config
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=("smollm", "tiny")).variant
+  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
   c = config.base(variant)
   c.method = config.method("apo_down", beta=0.1)
   c.data.source = "films"
   c.optimizer.warmup_steps = 5
   c.train.epochs = 0.0
-  c.train.steps = {"smollm": 50, "tiny": 130}[variant]
+  c.train.steps = {"smollm": 50, "tiny": 130}.get(variant, 1000)
   return c

@@ -14,11 +14,11 @@ from xpo_jax import config
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=("smollm", "tiny")).variant
+  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
   c = config.base(variant)
   c.method = config.method("cringe", k=5, alpha=0.5)
   c.data.source = "films"
   c.optimizer.warmup_steps = 5
   c.train.epochs = 0.0
-  c.train.steps = {"smollm": 80, "tiny": 150}[variant]
+  c.train.steps = {"smollm": 80, "tiny": 150}.get(variant, 1000)
   return c

@@ -11,18 +11,19 @@ term on data of its own: add
 
     --config.aux.method=sft --config.aux.source=keep.jsonl
 
-and `loss/main` and `loss/aux` show the two apart.
+whose rows are plain text (`text`), or prompt and completion; `loss/main` and
+`loss/aux` show the two apart.
 """
 
 from xpo_jax import config
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=("smollm", "tiny")).variant
+  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
   c = config.base(variant)
   c.method = config.method("npo", beta=0.1)
   c.data.source = "films"
   c.optimizer.warmup_steps = 5
   c.train.epochs = 0.0
-  c.train.steps = {"smollm": 60, "tiny": 100}[variant]
+  c.train.steps = {"smollm": 60, "tiny": 100}.get(variant, 1000)
   return c

@@ -36,7 +36,7 @@ def _stage(variant, method, source, **keywords):
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=("smollm", "tiny")).variant
+  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
   tiny = variant == "tiny"
   start = "tiny" if tiny else "smollm2-135m-instruct"
   sft = _stage(variant, "sft", start)

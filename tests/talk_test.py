@@ -1,6 +1,7 @@
 """`xpo sample` around a model that echoes what it was asked."""
 
 import builtins
+import dataclasses
 
 import pytest
 
@@ -8,6 +9,10 @@ from xpo_jax import talk
 from xpo_jax.data import templates
 from xpo_jax.errors import XpoError
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
+from xpo_jax.models.weights.tokenizer_files import (
+  save_tokenizer,
+  tokenizer_from_folder,
+)
 
 
 class Echo:
@@ -99,6 +104,33 @@ def test_auto_follows_the_run(tmp_path, monkeypatch):
   (run / "model.json").write_text("{}")
   (run / "config.json").write_text('{"data": {"template": "plain"}}')
   assert talk.open_model(str(run))[2] is False
+
+
+def test_auto_follows_an_export_of_a_plain_run(tmp_path, monkeypatch):
+  """An export keeps a chat template that its run never trained with."""
+  own = byte_tokenizer()
+  for kind, chats in (("", True), ("plain", False), ("chat", True)):
+    trained = dataclasses.replace(own, trained_with=kind)
+    save_tokenizer(trained, tmp_path)
+    model = Echo()
+    model.tokenizer = tokenizer_from_folder(tmp_path)
+    monkeypatch.setattr(
+      talk.pretrained, "load_pretrained", lambda s, m=model: m
+    )
+    _, template, found = talk.open_model(str(tmp_path))
+    assert found is chats
+    assert (own.eos_id + 1 in template.prompt("Hi").tolist()) is chats
+    assert talk.open_model(str(tmp_path), "chat")[2] is True
+
+
+def test_a_chat_ends_with_its_template_s_token_not_the_tokenizer_s():
+  model = Echo()
+  model.tokenizer = dataclasses.replace(model.tokenizer, eos_id=258)
+  chat = templates.make_template(model.tokenizer, "chat")
+  talk.complete(model, chat, ["one"], OPTIONS)
+  plain = templates.make_template(model.tokenizer, "plain")
+  talk.complete(model, plain, ["one"], OPTIONS)
+  assert [seen["end_id"] for seen in model.seen] == [256, 258]
 
 
 def test_tokenizer_of_a_preset_and_of_nothing(tmp_path):

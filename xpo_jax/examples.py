@@ -1,14 +1,15 @@
 """A run's data: read, convert to the method's kind, tokenize, cache numbers."""
 
+import collections
 from collections.abc import Callable
 import dataclasses
 
 from xpo_jax import fetch, progress
-from xpo_jax.data import convert, load, templates
+from xpo_jax.data import convert, load, packing, templates
 from xpo_jax.data.records import Account, Group, TokenGroup
 from xpo_jax.errors import usage_error
 from xpo_jax.methods.registry import Method
-from xpo_jax.models import states
+from xpo_jax.models import cache, states
 from xpo_jax.models.model import Model, Weights
 from xpo_jax.types import Feedback, PyTree
 
@@ -31,10 +32,7 @@ class Tokens:
 
   def table(self) -> list[tuple[str, int]]:
     """Rows for printing; one account if no conversion changed the count."""
-    if self.rows.used == self.examples.read:
-      return self.rows.then(self.examples).table()
-    made = [("examples made of them", self.examples.read)]
-    return self.rows.table() + made + self.examples.table()[1:]
+    return self.rows.table_with(self.examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +67,44 @@ def read(config, method: Method, settings: dict) -> tuple[Raw, Raw | None]:
   """
   train = _read(config, method, settings, False)
   if not (config.data.eval_source or config.data.source == "films"):
-    return train, None
+    return _converted(config, method, settings, train), None
   held_out = _read(config, method, settings, True)
+  # Before the conversion and after it: each hides some rows of both splits.
   load.check_leak(train.groups, held_out.groups)
-  return train, held_out
+  both = [_converted(config, method, settings, x) for x in (train, held_out)]
+  load.check_leak(*(raw.groups for raw in both))
+  return both[0], both[1]
 
 
 def _read(config, method, settings, evaluation) -> Raw:
   groups, rows = load.load(config.data, evaluation, seed=config.seed)
-  needs = method.needs(settings)
-  if Feedback.BINARY in method.feedback and "token_feedback" not in needs:
+  if "token_feedback" in method.needs(settings):
+    load.check_step_labels(groups, config.data.source)
+  elif Feedback.BINARY in method.feedback:
     load.check_classes(groups, config.data.source, method.survey.negative)
+  return Raw(groups, rows)
+
+
+def _converted(config, method, settings, raw: Raw) -> Raw:
+  """Rows that say nothing to the method (a tie, say) are counted as such."""
   groups = convert.convert(
-    groups,
+    raw.groups,
     method.feedback,
     method.completions,
-    mismatched="mismatched_completion" in method.needs(settings),
-    seed=config.seed,
+    method.needs(settings),
+    config.seed,
   )
+  made = {id for g in groups for id in (g.id, g.id.rpartition("/")[0])}
+  lost = collections.Counter(
+    undecided=sum(g.id not in made for g in raw.groups)
+  )
+  rows = raw.rows
+  if rows.used != len(raw.groups):  # several examples were made of a row
+    rows = dataclasses.replace(rows, notes=rows.notes + lost)
+  else:
+    used = rows.used - lost.total()
+    dropped = rows.dropped + lost
+    rows = dataclasses.replace(rows, used=used, dropped=dropped)
   return Raw(groups, rows)
 
 
@@ -132,8 +150,8 @@ def finish(
 ) -> Dataset:
   """Adds cached trunk states and reference log-probs of the groups `seen`."""
   folder = fetch.cache_folder() / "states"
-  states.clean(folder)
-  model, trunk, columns = numbers.model, None, {}
+  cache.clean(folder)
+  model, trunk, columns = numbers.model, None, packing.carried(part.tokens)
   if model.trunk_blocks:
     trunk = states.trunk_states(
       model,

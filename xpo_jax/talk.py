@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from xpo_jax import pretrained, progress
+from xpo_jax import pretrained, progress, stored
 from xpo_jax.data import templates
 from xpo_jax.data.records import Message, Prompt
 from xpo_jax.errors import XpoError, usage_error
@@ -27,8 +27,8 @@ def open_model(
 
   Args:
     source: anything that `load_pretrained` takes.
-    template: plain, chat, or auto: that of the run; else chat if the tokenizer
-      has a chat template.
+    template: plain, chat, or auto: that of the run, also of an exported one;
+      else chat if the tokenizer has a chat template.
 
   Raises:
     XpoError: no model there, or it has no tokenizer.
@@ -39,9 +39,8 @@ def open_model(
       f"{source} has no tokenizer, so texts cannot be read; add tokenizer.json"
     )
   if template == "auto":
-    template = _template_of_run(Path(source))
-  if not template:
-    template = "chat" if model.tokenizer.chat_template else "plain"
+    template = _template_of_run(stored.split_source(source)[0])
+  template = template or templates.usual(model.tokenizer)
   made = templates.make_template(model.tokenizer, template)
   return model, made, template == "chat"
 
@@ -52,7 +51,7 @@ def load_tokenizer(source: str) -> Tokenizer:
   Raises:
     XpoError: nothing there, or no tokenizer in it.
   """
-  folder = Path(source)
+  folder, _ = stored.split_source(source)
   if folder.is_dir():
     run = folder / "tokenizer"
     found = tokenizer_from_folder(run if run.is_dir() else folder)
@@ -81,7 +80,8 @@ def complete(
   for prompt, row in zip(prompts, ids):
     if not len(row):
       raise usage_error(f"prompt {prompt!r} is empty; give some text")
-  return [texts[0] for texts in model.sample(ids, **options)[1]]
+  end = {"end_id": template.end_id}
+  return [texts[0] for texts in model.sample(ids, **options, **end)[1]]
 
 
 def show(prompts: Sequence[str], texts: Sequence[str], chats: bool) -> None:

@@ -111,9 +111,12 @@ ROWS = {
   "D16-unknown": (
     {"question": "q", "answer": "a"},
     "columns answer, question are no known layout; accepted: pairs: prompt,"
-    " chosen, rejected; dialogues: chosen, rejected; scores: prompt,"
-    " completions, scores; labels: prompt, completion, label; demonstrations:"
-    " prompt, completion; messages: messages",
+    " chosen, rejected; dialogues: chosen, rejected; samples: prompt, samples,"
+    " rejected; scores: prompt, completions, scores; ranks: prompt,"
+    " completions, ranks; ratings: prompt, completions, ratings; steps: prompt,"
+    " completions, labels; labels: prompt, completion, label; scalars: prompt,"
+    " completion, score; demonstrations: prompt, completion; messages:"
+    " messages; documents: text",
   ),
   "D16-no-prompt": (
     {"chosen": "c", "rejected": "r"},

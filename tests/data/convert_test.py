@@ -145,7 +145,9 @@ def test_convert_picks_the_way(row, accepted, k_range, kind, n):
 
 def test_convert_adds_the_partner_for_kto():
   rows = [group((1.0, 0.0), ORDER, f"p{i}", f"f:{i}") for i in range(3)]
-  twins = convert.convert(rows, frozenset({BINARY}), (1, 2), True, seed=3)
+  twins = convert.convert(
+    rows, frozenset({BINARY}), (1, 2), {"mismatched_completion"}, seed=3
+  )
   assert len(twins) == 6
   assert {t.feedback for t in twins} == {(1.0, 0.0), (-1.0, 0.0)}
 

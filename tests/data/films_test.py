@@ -60,7 +60,6 @@ def test_pairs_order_two_critics_of_one_film():
 
 def test_soft_labels_are_the_share_of_agreeing_raters():
   # 1 > 0, 1 = 1, 3 > 0, 3 > 1: 3 wins and half a tie of 4
-  assert films.agreement((1, 3), (0, 1)) == 3.5 / 4
   rows = (snippet("a", 1, 3), snippet("b", 0, 1))
   (group,), _ = films.groups_of(rows, "soft")
   assert group.feedback == (3.5 / 4, 0.5 / 4)
@@ -102,6 +101,10 @@ def test_texts_binary_and_lists():
     " Bad.": -1.0,
   }
   assert account.dropped == {"neutral": 1}
+  strict, _ = films.groups_of(ROWS, "binary", threshold=1.0)
+  # "Fine.", mean 0.5, is 0.5 below the threshold: just not neutral.
+  good = {g.completions[0] for g in strict if g.feedback == (1.0,)}
+  assert good == {" Superb.", " Good."} and len(strict) == 6
   lists, account = films.groups_of(ROWS, "lists")
   scores = {g.cluster: sorted(g.feedback) for g in lists}
   assert scores == {"the_hill": [-2, 0, 0.5, 3.5], "the_lake": [-1.5, 2]}
@@ -210,7 +213,7 @@ def test_reading_the_two_packages(tmp_path):
 def config(**changes):
   data = dict(source="films", split="train", format="auto", limit=3)
   data |= dict(on_bad_row="error", eval_source="", eval_split="validation")
-  data |= dict(eval_limit=2)
+  data |= dict(eval_limit=2, min_gap=1.0, threshold=0.0)
   return types.SimpleNamespace(**{**data, **changes})
 
 

@@ -68,6 +68,36 @@ def test_resume_continues_with_the_identical_batch():
   assert step == expected[0] == 3 and same(batch, expected[1])
 
 
+def test_a_position_fits_any_number_of_devices():
+  """Rows are laid out for the devices; who comes at which step is not."""
+  groups, seen, position = make_groups(10), {}, None
+  for devices in (1, 2, 4):
+    plan = planning.plan(
+      planning.group_lengths(groups),
+      prompts=4,
+      row_length=48,
+      steps=7,
+      row_multiple=devices,
+    )
+    assert plan.shape.rows % devices == 0
+    batches = loader.make_loader(groups, plan, Feedback.ORDER)
+    if position is None:
+      for _ in range(3):
+        next(batches)
+      position = json.loads(json.dumps(batches.get_state()))
+    batches.set_state(position)
+    step, batch = next(batches)
+    assert step == 3
+    seen[devices] = [
+      np.asarray(getattr(batch, name)).reshape(4, -1)
+      for name in ("weight", "feedback", "completion_mask", "ended")
+    ]
+  assert list(position.values()) == [3]
+  for devices in (2, 4):
+    for a, b in zip(seen[1], seen[devices], strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
 def test_two_loaders_agree():
   groups = make_groups(10)
   for (_, one), (_, other) in zip(start(groups)[1], start(groups)[1]):

@@ -5,7 +5,7 @@ import pytest
 
 from xpo_jax.data import templates
 from xpo_jax.data.records import Group, Message
-from xpo_jax.errors import Exit, XpoError
+from xpo_jax.errors import XpoError
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
 from xpo_jax.types import Feedback
 
@@ -147,47 +147,6 @@ def test_template_that_trims_and_writes_bos_and_eos():
 def test_bos_once_in_plain():
   got = tokenize(pair(), with_template(None, bos_id=259))
   assert got.prompt.tolist() == [259, *ids("Q:")]
-
-
-BAD_TEMPLATES = {
-  "no template": (None, "the tokenizer has no chat template; use "),
-  "syntax": ("{% for %}", "chat template: cannot be rendered (TemplateSynt"),
-  "raises": (
-    "{{ raise_exception('roles!') }}",
-    "chat template: cannot be rendered (TemplateError: roles!); use ",
-  ),
-  "escape": (
-    "{{ messages.__class__.__mro__[1].__subclasses__() }}",
-    "chat template: cannot be rendered (SecurityError: ",
-  ),
-  "a turn is lost": (
-    "{{ messages[0]['content'] }}<|im_end|>",
-    "chat template: a turn is missing from what it writes, or is there twice",
-  ),
-  "the last turn is special": (
-    DEFAULT_SYSTEM.replace(
-      "{{ '<|im_start|>' + message['role']",
-      "{% if loop.last %}!{% endif %}{{ '<|im_start|>' + message['role']",
-    ),
-    "chat template: what it writes around a turn depends on the conversation",
-  ),
-  "no end of turn": (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}",
-    "chat template: what it writes around a turn depends on the conversation,"
-    " or a turn ends with no control token; use data.template='plain'",
-  ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_TEMPLATES)
-def test_templates_that_cannot_be_taken_apart(case):
-  template, message = BAD_TEMPLATES[case]
-  with pytest.raises(XpoError) as caught:
-    templates.make_template(with_template(template), "chat")
-  assert message in str(caught.value)
-  code = Exit.USAGE if template is None else Exit.CHECKPOINT
-  assert caught.value.code == code
 
 
 def account_of(*groups, prompt=4, completion=4, overlong="drop", **keywords):

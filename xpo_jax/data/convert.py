@@ -5,8 +5,9 @@ import dataclasses
 
 import numpy as np
 
+from xpo_jax.data import comparison
 from xpo_jax.data.records import Group
-from xpo_jax.errors import usage_error
+from xpo_jax.errors import data_error, usage_error
 from xpo_jax.types import Feedback
 
 PAIRED = frozenset({Feedback.ORDER, Feedback.PROBABILITY, Feedback.MARGIN})
@@ -47,7 +48,7 @@ def to_order(groups: Iterable[Group]) -> list[Group]:
     if first == second and g.kind is Feedback.PROBABILITY:
       continue
     best = 0 if first >= second else 1
-    pairs.append(_pair(g, best, 1 - best, g.id))
+    pairs.append(g.pick((best, 1 - best), (1.0, 0.0), Feedback.ORDER, g.id))
   return pairs
 
 
@@ -70,16 +71,26 @@ def lists_to_pairs(
     if min_gap is None:
       best, worst = int(scores.argmax()), int(scores.argmin())
       if scores[best] > scores[worst]:
-        pairs.append(_pair(g, best, worst, g.id))
+        pairs.append(g.pick((best, worst), (1.0, 0.0), Feedback.ORDER, g.id))
       continue
     for i, j in np.argwhere(scores[:, None] - scores[None, :] >= min_gap):
-      pairs.append(_pair(g, int(i), int(j), f"{g.id}/{i + 1}>{j + 1}"))
+      name = f"{g.id}/{i + 1}>{j + 1}"
+      pairs.append(g.pick((i, j), (1.0, 0.0), Feedback.ORDER, name))
   return pairs
 
 
 def order_to_scores(groups: Iterable[Group]) -> list[Group]:
   """Pairs as scored lists of two: 1 and 0, p and 1 - p, or margin and 0."""
   return [dataclasses.replace(g, kind=Feedback.SCORE) for g in groups]
+
+
+def to_outcomes(groups: Iterable[Group]) -> list[Group]:
+  """Solutions without the labels of their steps; unknown outcomes go."""
+  return [
+    dataclasses.replace(g, steps=())
+    for g in groups
+    if not g.steps or g.feedback[0]
+  ]
 
 
 def add_mismatched_partner(groups: list[Group], seed: int) -> list[Group]:
@@ -116,6 +127,7 @@ def add_mismatched_partner(groups: list[Group], seed: int) -> list[Group]:
       g,
       completions=(g.completions[0], groups[lent[i]].completions[0]),
       feedback=(g.feedback[0], 0.0),
+      ratings=(),
     )
     for i, g in enumerate(groups)
   ]
@@ -146,7 +158,7 @@ def convert(
   groups: list[Group],
   accepted: frozenset[Feedback],
   k_range: tuple[int, int | None],
-  mismatched: bool = False,
+  needs: frozenset[str] = frozenset(),
   seed: int = 0,
 ) -> list[Group]:
   """Groups in a kind and a K that the method takes.
@@ -155,18 +167,40 @@ def convert(
     groups: all of one kind.
     accepted: `Method.feedback`.
     k_range: `Method.completions`, inclusive; None = any.
-    mismatched: the method needs another prompt's completion at index 1.
-    seed: of the partners.
+    needs: `Method.needs`. Three of them speak of the data: token_feedback
+      (labels of steps), mismatched_completion (another prompt's completion at
+      index 1) and comparison (the pair shown in the prompt, the answers as
+      completions).
+    seed: of the partners, and of the order in comparisons.
 
   Raises:
     XpoError: (64) no conversion leads there, or none of the rows survives it.
   """
   if not groups:
     return []
-  kind = groups[0].kind
+  if "token_feedback" not in needs:
+    groups = to_outcomes(groups)
+  elif not all(g.steps for g in groups):
+    raise usage_error(
+      "the method learns from labels of steps, the data have none; give rows"
+      " prompt, completions (the steps), labels (one a step)"
+    )
+  if "mismatched_completion" in needs:
+    k_range = (1, 1)
+  rows = _route(groups, accepted, k_range)
+  if "mismatched_completion" in needs:
+    return add_mismatched_partner(rows, seed)
+  if "comparison" in needs:
+    return comparison.to_comparisons(rows, seed)
+  return rows
+
+
+def _route(groups, accepted, k_range) -> list[Group]:
+  """The first conversion that leads to an accepted kind and K."""
   low, high = k_range
-  if mismatched:
-    low, high = 1, 1
+  if not groups:
+    raise data_error("no row's outcome is known; label every step")
+  kind, sizes = groups[0].kind, {len(g.completions) for g in groups}
 
   def fits(rows: list[Group]) -> bool:
     return all(
@@ -174,19 +208,23 @@ def convert(
       for g in rows
     )
 
+  # Self samples with a rejected text are for methods on lists of any size.
+  samples = kind is Feedback.BINARY and max(sizes) > 1
+  routes = () if samples else _PREFERENCE
   candidates = [lambda g: g] if kind in accepted else []
+  if samples and high is not None:
+    candidates = []
   candidates += [
     _ROUTES[kind, target]
-    for target in _PREFERENCE
+    for target in routes
     if target in accepted and (kind, target) in _ROUTES
   ]
   for candidate in candidates:
     rows = candidate(groups)
     if rows and fits(rows):
-      return add_mismatched_partner(rows, seed) if mismatched else rows
+      return rows
   want = ", ".join(sorted(k.name for k in accepted))
-  sizes = sorted({len(g.completions) for g in groups})
-  found = _span(sizes[0], sizes[-1])
+  found = _span(min(sizes), max(sizes))
   raise usage_error(
     f"the data carries {kind.name} feedback with K = {found},"
     f" the method takes {want} with K = {_span(low, high)};"
@@ -199,20 +237,5 @@ def _span(low: int, high: int | None) -> str:
 
 
 def _only(g: Group, k: int, kind: Feedback, value: float) -> Group:
-  return dataclasses.replace(
-    g,
-    id=f"{g.id}/{k + 1}" if len(g.completions) > 1 else g.id,
-    completions=(g.completions[k],),
-    feedback=(value,),
-    kind=kind,
-  )
-
-
-def _pair(g: Group, best: int, worst: int, id: str) -> Group:
-  return dataclasses.replace(
-    g,
-    id=id,
-    completions=(g.completions[best], g.completions[worst]),
-    feedback=(1.0, 0.0),
-    kind=Feedback.ORDER,
-  )
+  name = f"{g.id}/{k + 1}" if len(g.completions) > 1 else g.id
+  return g.pick((k,), (value,), kind, name)

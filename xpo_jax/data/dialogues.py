@@ -3,7 +3,7 @@
 import collections
 import re
 
-from xpo_jax.data.records import ROLES, BadRow, Message
+from xpo_jax.data.records import ROLES, BadRow, Message, Prompt
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLE = {"Human": "user", "Assistant": "assistant"}
@@ -32,6 +32,22 @@ def parse_dialogue(
       content = f"{turns.pop().content}\n\n{content}"
     turns.append(Message(role, content))
   return tuple(turns)
+
+
+def as_text(prompt: Prompt, cue: bool = True) -> str:
+  """A prompt as one text, messages in the form that `parse_dialogue` reads.
+
+  Args:
+    prompt: a text is left as it is.
+    cue: messages end in "\n\nAssistant:", which asks for the answer.
+  """
+  if isinstance(prompt, str):
+    return prompt
+  lines = [
+    m.content if m.role == "system" else f"\n\n{NAME[m.role]}: {m.content}"
+    for m in prompt
+  ]
+  return "".join(lines) + (f"\n\n{NAME['assistant']}:" if cue else "")
 
 
 def parse_messages(value: object, what: str) -> tuple[Message, ...]:

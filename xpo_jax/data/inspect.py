@@ -1,5 +1,6 @@
 """Shows a data source: where rows went, lengths, one example with its mask."""
 
+import itertools
 import types
 
 import numpy as np
@@ -7,12 +8,13 @@ import rich.console
 import rich.table
 import rich.text
 
-from xpo_jax.data import load, templates
-from xpo_jax.data.records import Account, TokenGroup
+from xpo_jax.data import films, load, ratings, templates
+from xpo_jax.data.records import Group, TokenGroup
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 99, 100)  # percent
 _NO_LIMIT = 2**30
 _PROMPT, _TRAINED, _CONTROL = "cyan", "bold green", "reverse"
+_LABEL = "bold magenta"
 
 
 def inspect_source(
@@ -21,6 +23,8 @@ def inspect_source(
   *,
   split: str = "train",
   format: str = "auto",
+  min_gap: float = 1.0,
+  threshold: float = 0.0,
   template: str = "plain",
   max_prompt_length: int = 256,
   max_completion_length: int = 256,
@@ -29,7 +33,7 @@ def inspect_source(
   limit: int = 0,
   console: rich.console.Console | None = None,
 ) -> None:
-  """Prints the row account, token lengths and one example.
+  """Prints the row account, the raters' agreement, lengths and an example.
 
   Args:
     source: path, paths with commas, or "films"; the others as in the config's
@@ -45,6 +49,8 @@ def inspect_source(
     source=source,
     split=split,
     format=format,
+    min_gap=min_gap,
+    threshold=threshold,
     on_bad_row=on_bad_row,
     limit=limit,
   )
@@ -61,30 +67,45 @@ def inspect_source(
     overlong_prompt,
     on_bad_row,
   )
-  account = account.then(later)
   sizes = "/".join(map(str, sorted({len(g.completions) for g in groups})))
   head = f"{source}: {groups[0].kind.name} feedback, K = {sizes}"
   console.print(head, markup=False, highlight=False)
-  console.print(account_table(account))
-  for warning in account.warnings:
+  console.print(account_table(account.table_with(later)))
+  for warning in (*account.warnings, *later.warnings):
     console.print(f"warning: {warning}", style="yellow", markup=False)
+  for line in agreement_lines(data, groups):
+    console.print(line, markup=False, highlight=False)
   console.print(length_table(whole))
   console.print(render(kept[0], tokenizer))
 
 
-def account_table(account: Account) -> rich.table.Table:
+def agreement_lines(data, groups: list[Group]) -> list[str]:
+  """How far the raters agree, where the data keep their raw ratings."""
+  if data.source == "films":
+    own = films.film_ratings(data.split)
+    return ratings.agreement(own, data.min_gap).lines()
+  if not groups[0].ratings:
+    return []
+  every, _ = load.load_groups(data.source, "texts", data.on_bad_row, data.limit)
+  rows = itertools.groupby(every, key=lambda g: g.id.rpartition("/")[0])
+  own = [[g.ratings[0] for g in row] for _, row in rows]
+  return ratings.agreement(own, data.min_gap).lines()
+
+
+def account_table(counts: list[tuple[str, int]]) -> rich.table.Table:
   """read, used, dropped by reason, notes."""
   table = rich.table.Table("rows", "count", title="Row account")
-  for name, count in account.table():
+  for name, count in counts:
     table.add_row(name, str(count))
   return table
 
 
 def length_table(groups: list[TokenGroup]) -> rich.table.Table:
   """Quantiles of the lengths in tokens."""
+  completions = [len(ids) for g in groups for ids in g.completions]
   lengths = {
     "prompt": [len(g.prompt) for g in groups],
-    "completion": [len(ids) for g in groups for ids in g.completions],
+    "completion": [n for n in completions if n],
   }
   table = rich.table.Table(title="Tokens before truncation, by percentile")
   table.add_column("part")
@@ -105,14 +126,35 @@ def render(group: TokenGroup, tokenizer) -> rich.text.Text:
   text.append("trained completion", style=_TRAINED)
   text.append(", ")
   text.append("control token", style=_CONTROL)
+  labels = group.columns.get("token_feedback")
+  if labels:
+    text.append(", ")
+    text.append("[label of the step]", style=_LABEL)
   text.append("\n")
   _append_ids(text, group.prompt, tokenizer, _PROMPT)
   for k, ids in enumerate(group.completions):
+    if not len(ids):
+      text.append(f"\n[{k}] absent")
+      continue
     cut = "" if group.ended[k] else ", cut"
     text.append(f"\n[{k}] feedback {group.feedback[k]:g}{cut}:")
     counted = group.counted is None or group.counted[k]
-    _append_ids(text, ids, tokenizer, _TRAINED if counted else _PROMPT)
+    style = _TRAINED if counted else _PROMPT
+    ends = np.flatnonzero(~np.isnan(labels[k])) + 1 if labels else ()
+    for piece, end in zip(np.split(ids, ends), [*ends, None], strict=True):
+      _append_ids(text, piece, tokenizer, style)
+      if end is not None:
+        _append_label(text, labels[k][end - 1])
   return text
+
+
+def _append_label(text: rich.text.Text, label: float) -> None:
+  """The label of a step, before the line end that belongs to the step."""
+  ends = len(text.plain) - len(text.plain.rstrip("\n"))
+  if ends:  # cropping nothing would crop all
+    text.right_crop(ends)
+  text.append(f"[{label:g}]", style=_LABEL)
+  text.append("\n" * ends)
 
 
 def _append_ids(text: rich.text.Text, ids, tokenizer, style: str) -> None:

@@ -1,12 +1,11 @@
 """One door to the data: a path or "films" -> groups and where rows went."""
 
 import collections
-import dataclasses
 import os
 from typing import Any
 
-from xpo_jax.data import films, formats, sources
-from xpo_jax.data.records import Account, BadRow, Group, settle
+from xpo_jax.data import films, formats, ratings, sources
+from xpo_jax.data.records import DOCUMENT, Account, BadRow, Group, settle
 from xpo_jax.errors import XpoError, data_error, usage_error
 from xpo_jax.types import Feedback
 
@@ -17,8 +16,8 @@ def load(
   """Groups of the config's `data` section.
 
   Args:
-    config: `data` of the config tree (source, split, format, on_bad_row,
-      limit, eval_source, eval_split, eval_limit).
+    config: `data` of the config tree (source, split, format, min_gap,
+      threshold, on_bad_row, limit, eval_source, eval_split, eval_limit).
     evaluation: read eval_source (source if that is empty) and eval_split.
     seed: of the sampling of film pairs; files are read in their order.
 
@@ -31,8 +30,22 @@ def load(
     limit = config.eval_limit
   if source == "films":
     kind = "pairs" if config.format == "auto" else config.format
-    return films.load_films(split, kind, limit=limit, seed=seed)
-  return load_groups(source, config.format, config.on_bad_row, limit)
+    return films.load_films(
+      split,
+      kind,
+      min_gap=config.min_gap,
+      threshold=config.threshold,
+      limit=limit,
+      seed=seed,
+    )
+  return load_groups(
+    source,
+    config.format,
+    config.on_bad_row,
+    limit,
+    config.min_gap,
+    config.threshold,
+  )
 
 
 def prompts(config: Any, limit: int = 0) -> list[Group]:
@@ -46,8 +59,10 @@ def prompts(config: Any, limit: int = 0) -> list[Group]:
     return films.film_prompts(config.split, limit)
   groups, _ = load_groups(config.source, config.format, config.on_bad_row)
   distinct = {g.prompt: g for g in reversed(groups)}
+  if DOCUMENT in distinct:
+    raise data_error(f"{config.source}: rows of plain text have no prompts")
   kept = list(reversed(distinct.values()))[: limit or None]
-  return [dataclasses.replace(g, completions=(), feedback=()) for g in kept]
+  return [g.pick((), (), g.kind, g.id) for g in kept]
 
 
 def texts(config: Any, split: str) -> list[str]:
@@ -60,15 +75,23 @@ def texts(config: Any, split: str) -> list[str]:
 
 
 def load_groups(
-  source: str, format: str = "auto", on_bad_row: str = "error", limit: int = 0
+  source: str,
+  format: str = "auto",
+  on_bad_row: str = "error",
+  limit: int = 0,
+  min_gap: float = 1.0,
+  threshold: float = 0.0,
 ) -> tuple[list[Group], Account]:
   """Groups out of files.
 
   Args:
     source: one path, or several joined by commas; see `sources.resolve`.
-    format: "auto", or a key of `formats.COLUMNS`.
+    format: "auto", a key of `formats.COLUMNS`, or, for rows with ratings, one
+      of `ratings.KINDS` (auto: lists).
     on_bad_row: "error" stops at the first wrong row; "skip" counts it.
     limit: rows to read in all, 0 = all.
+    min_gap: of mean ratings in a pair (pairs and soft), > 0.
+    threshold: mean ratings above it are good, below it bad (binary).
 
   Returns:
     groups in the order of the rows, all of one feedback kind, and the account.
@@ -79,40 +102,45 @@ def load_groups(
   """
   if on_bad_row not in ("error", "skip"):
     raise usage_error(f"data.on_bad_row={on_bad_row!r}: choose error or skip")
-  if format != "auto" and format not in formats.COLUMNS:
+  if format not in ("auto", *formats.COLUMNS, *ratings.KINDS):
     raise usage_error(
       f"data.format={format!r}: choose auto, {', '.join(formats.COLUMNS)}"
+      f"; rows with ratings: {', '.join(ratings.KINDS)}"
     )
   if limit < 0:
     raise usage_error(f"data.limit={limit}: want 0 (all rows) or more")
   account, groups = Account(), []
-  layout, labels = format, {}
+  layout, labels = "", {}
   for path in _paths(source):
     for row_id, row in sources.read_rows(path, on_bad_row, account):
       if limit and account.read >= limit:
         break
       account.read += 1
-      if layout == "auto":
-        layout = _detect(row, row_id)
+      layout = layout or _layout(format, row, row_id)
       try:
         if layout == "labels":
           _same_label_type(row.get("label"), row_id, labels)
         found = collections.Counter()
-        group = formats.parse(row, layout, row_id, found)
-        if isinstance(group, Group) and groups:
-          _same_kind(group, groups[0])
+        made = formats.parse(row, layout, row_id, found)
+        if isinstance(made, Group) and layout == "ratings":
+          kind = format if format in ratings.KINDS else "lists"
+          made = ratings.as_kind(made, kind, min_gap, threshold)
+        elif isinstance(made, Group):
+          made = [made]
+        if groups and not isinstance(made, str):
+          _same_kind(made[0], groups[0])
       except BadRow as e:
         if on_bad_row == "error":
           raise data_error(f"{row_id}: {e}") from e
-        group = e.reason
-      if isinstance(group, Group):
-        groups.append(group)
-        account.notes.update(found.keys())
+        made = e.reason
+      if isinstance(made, str):
+        account.dropped[made] += 1
       else:
-        account.dropped[group] += 1
+        groups += made
+        account.used += 1
+        account.notes.update(found.keys())
       if limit and account.read >= limit:
         break
-  account.used = len(groups)
   settle(account, source, on_bad_row)
   return groups, account
 
@@ -139,11 +167,28 @@ def _paths(source: str) -> list[str]:
   return paths
 
 
-def _detect(row: dict, row_id: str) -> str:
+def _layout(format: str, row: dict, row_id: str) -> str:
+  """The layout of a file: the config's, or what its first row tells."""
+  rated = set(formats.COLUMNS["ratings"]) <= set(row)
+  if format in ratings.KINDS and (rated or format not in formats.COLUMNS):
+    return "ratings"
+  if format != "auto":
+    return format
   try:
     return formats.detect(set(row), row)
   except XpoError as e:
     raise data_error(f"{row_id}: {e}") from e
+
+
+def check_step_labels(groups: list[Group], source: str) -> None:
+  """Raises XpoError (65) if all labelled steps have the same label."""
+  labels = {s.label for g in groups for steps in g.steps for s in steps}
+  labels -= {None}
+  if len(labels) == 1:
+    raise data_error(
+      f"{source}: every labelled step has the label {labels.pop():g}; a process"
+      " reward needs right and wrong steps"
+    )
 
 
 def _same_label_type(label: object, row_id: str, first: dict) -> None:
@@ -181,7 +226,7 @@ def check_classes(groups: list[Group], source: str, negative: str) -> None:
   """
   if groups[0].kind is not Feedback.BINARY:
     return
-  classes = {g.feedback[0] for g in groups if len(g.completions) == 1}
+  classes = {g.feedback[0] for g in groups if len(g.completions) == 1} - {0.0}
   if classes == {1.0}:
     both = negative == "both"
     wants = "needs both classes" if both else "learns from undesirable ones (0)"

@@ -92,6 +92,12 @@ def pack(
   )
 
 
+def carried(groups: Sequence[TokenGroup]) -> dict[str, Column]:
+  """Lookups for `columns` of the numbers that the groups carry themselves."""
+  look_up = lambda name: lambda group: group.columns[name]
+  return {name: look_up(name) for name in groups[0].columns}
+
+
 def pack_step(
   groups: Sequence[TokenGroup],
   plan: Plan,
@@ -250,7 +256,7 @@ def _prompt_fields(groups, shape):
     if group is not None:
       own = slice(len(group.completions))
       length[b, own] = [len(completion) for completion in group.completions]
-      fields["present"][b, own] = True
+      fields["present"][b, own] = length[b, own] > 0
       fields["ended"][b, own] = group.ended
       fields["feedback"][b, own] = group.feedback
       fields["weight"][b] = group.weight

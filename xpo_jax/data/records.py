@@ -1,7 +1,9 @@
 """What the data code hands on: groups of one prompt and K completions."""
 
 import collections
+from collections.abc import Sequence
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,14 @@ class Message:
 
 
 Prompt = str | tuple[Message, ...]
+DOCUMENT: Prompt = ""  # in place of a prompt: the completion is a whole text
+
+
+class Step(NamedTuple):
+  """A step of a solution, its line end included."""
+
+  text: str
+  label: float | None  # P(the step is right), in [0, 1]; None = not labelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +40,8 @@ class Group:
 
   `id` is "file:row" (1-based) or "film/...": it names the row in messages and
   accounts. `cluster` groups correlated rows in statistics ("" = its own).
+  `steps` and `ratings`, where there are any, have one entry a completion; the
+  texts of its steps joined are the completion.
   """
 
   id: str
@@ -38,11 +50,36 @@ class Group:
   feedback: tuple[float, ...]
   kind: Feedback
   cluster: str = ""
+  steps: tuple[tuple[Step, ...], ...] = ()
+  ratings: tuple[tuple[float, ...], ...] = ()  # raw, one number a rater
+
+  def pick(
+    self,
+    places: Sequence[int],
+    feedback: Sequence[float],
+    kind: Feedback,
+    id: str,
+  ) -> "Group":
+    """Some of the completions, in that order, with what belongs to each."""
+    own = lambda values: tuple(values[k] for k in places) if values else ()
+    return dataclasses.replace(
+      self,
+      id=id,
+      completions=own(self.completions),
+      feedback=tuple(feedback),
+      kind=kind,
+      steps=own(self.steps),
+      ratings=own(self.ratings),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenGroup:
-  """A group after template, tokenizer and truncation."""
+  """A group after template, tokenizer and truncation.
+
+  A completion of 0 tokens is absent. `columns` are numbers of every completion
+  token by name; all groups of a data set carry the same names.
+  """
 
   id: str
   cluster: str
@@ -53,6 +90,9 @@ class TokenGroup:
   kind: Feedback
   weight: float = 1.0
   counted: tuple[bool, ...] | None = None  # tokens count; None = all
+  columns: dict[str, tuple[np.ndarray, ...]] = dataclasses.field(
+    default_factory=dict
+  )  # f32 [n_k] of every completion
 
 
 @dataclasses.dataclass
@@ -103,6 +143,16 @@ class Account:
       self.notes + later.notes,
       self.warnings + later.warnings,
     )
+
+  def table_with(self, examples: "Account") -> list[tuple[str, int]]:
+    """`table` of the rows and of the examples made of them, in one.
+
+    One account if every row used here made one example.
+    """
+    if self.used == examples.read:
+      return self.then(examples).table()
+    made = [("examples made of them", examples.read)]
+    return self.table() + made + examples.table()[1:]
 
   def table(self) -> list[tuple[str, int]]:
     """Rows (name, count) for printing: read, used, dropped, notes."""

@@ -1,10 +1,11 @@
 """Groups to token groups: template, tokenizer, truncation, in that order.
 
 Prompt and completion are always encoded apart and then joined, so the same
-prompt gives the same ids whatever follows it.
+prompt gives the same ids whatever follows it. So are the steps of a solution:
+the end of every step is the end of a token.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 
@@ -12,9 +13,9 @@ import numpy as np
 
 from xpo_jax.data import chat, dialogues
 from xpo_jax.data.records import (
+  DOCUMENT,
   Account,
   Group,
-  Message,
   Prompt,
   TokenGroup,
   settle,
@@ -30,8 +31,17 @@ class Template:
   """How texts become ids. `end_id` ends every finished completion, once."""
 
   prompt: Callable[[Prompt], np.ndarray]  # BOS included if the model has one
-  completion: Callable[[Prompt, str], np.ndarray]  # without `end_id`
+  # Ids of the pieces that make a completion, without `end_id`.
+  completion: Callable[[Prompt, Sequence[str]], list[np.ndarray]]
   end_id: int
+  # The same groups, prepared some at a time.
+  ahead: Callable[[Iterable[Group]], Iterable[Group]] = iter
+
+
+def usual(tokenizer) -> str:
+  """What the model was trained with; else chat if it has a chat template."""
+  other = "chat" if tokenizer.chat_template else "plain"
+  return tokenizer.trained_with or other
 
 
 def make_template(tokenizer, name: str) -> Template:
@@ -44,24 +54,24 @@ def make_template(tokenizer, name: str) -> Template:
   Raises:
     XpoError: no such template, or the tokenizer's cannot be used.
   """
+  encode_all = lambda pieces: [tokenizer.encode(t, "text") for t in pieces]
   if name == "plain":
     return Template(
-      prompt=lambda p: _with_bos(tokenizer, tokenizer.encode(_as_text(p))),
-      completion=lambda p, text: tokenizer.encode(
-        text if isinstance(p, str) else f" {text}"
+      prompt=lambda p: _with_bos(
+        tokenizer, tokenizer.encode(dialogues.as_text(p))
+      ),
+      completion=lambda p, pieces: encode_all(
+        pieces if isinstance(p, str) else [f" {pieces[0]}", *pieces[1:]]
       ),
       end_id=tokenizer.eos_id,
     )
   if name == "chat":
-    parts = chat.chat_parts(tokenizer)
+    made = chat.make_chat(tokenizer)
     return Template(
-      prompt=lambda p: _with_bos(
-        tokenizer, chat.prompt_ids(_as_messages(p), parts, tokenizer)
-      ),
-      completion=lambda p, text: tokenizer.encode(
-        text.strip() if parts.trimmed else text
-      ),
-      end_id=parts.end,
+      prompt=lambda p: _with_bos(tokenizer, made.prompt(chat.as_messages(p))),
+      completion=lambda p, pieces: made.completion(chat.as_messages(p), pieces),
+      end_id=made.end_id,
+      ahead=made.ahead,
     )
   raise usage_error(f"data.template={name!r}: choose {' or '.join(TEMPLATES)}")
 
@@ -78,7 +88,10 @@ def tokenize(
   """Token groups, in the order of the groups.
 
   A longer prompt is dropped, or cut from the left once for its whole group
-  (BOS stays). A longer completion is cut on the right and is then not ended.
+  (BOS stays). A longer completion is cut on the right and is then not ended; a
+  solution is cut after its last whole step, and dropped when no labelled step
+  is left. A document follows BOS, or EOS where the model has no BOS, and ends
+  with EOS under either template.
 
   Args:
     groups: of one kind of feedback.
@@ -91,7 +104,10 @@ def tokenize(
 
   Returns:
     the token groups and the account of these groups; notes count groups with
-    a truncated_prompt or truncated_completion.
+    a truncated_prompt or truncated_completion. Groups with steps carry the
+    column token_feedback: the label at the last token of every labelled step,
+    NaN elsewhere. A list of self samples that is shorter than the longest has
+    absent ones before its rejected completion, which is last in all.
 
   Raises:
     XpoError: (65) a text that cannot be encoded, or too many drops; (64) a
@@ -113,19 +129,16 @@ def tokenize(
   form = dataclasses.replace(form, prompt=functools.lru_cache(512)(form.prompt))
   room = max_prompt_length if overlong_prompt == "drop" else None
   account, kept = Account(), []
-  for group in groups:
+  for group in form.ahead(groups):
     account.read += 1
     try:
-      prompt = form.prompt(group.prompt)
-      texts = [form.completion(group.prompt, c) for c in group.completions]
+      prompt, pieces, end = _ids(group, form, tokenizer)
     except XpoError as e:
       raise data_error(f"{group.id}: {e}") from e
     if room is not None and len(prompt) > room:
       account.dropped["prompt_too_long"] += 1
       continue
-    done = _token_group(
-      group, prompt, texts, form.end_id, max_completion_length
-    )
+    done = _token_group(group, prompt, pieces, end, max_completion_length)
     if isinstance(done, str):
       account.dropped[done] += 1
       continue
@@ -136,17 +149,45 @@ def tokenize(
   account.used = len(kept)
   account.notes += {}  # leaves the positive counts
   settle(account, "tokens", on_bad_row)
-  return kept, account
+  return rejected_last(kept), account
+
+
+def _ids(
+  group: Group, form: Template, tokenizer
+) -> tuple[np.ndarray, list[list[np.ndarray]], int]:
+  """(prompt, the pieces of every completion, end id)."""
+  if group.prompt == DOCUMENT:
+    bos, end = tokenizer.bos_id, tokenizer.eos_id
+    start = np.asarray([end if bos is None else bos], np.int32)
+    return start, [[tokenizer.encode(c)] for c in group.completions], end
+  texts = [[c] for c in group.completions]
+  if group.steps:
+    texts = [[step.text for step in steps] for steps in group.steps]
+  pieces = [form.completion(group.prompt, own) for own in texts]
+  return form.prompt(group.prompt), pieces, form.end_id
 
 
 def _token_group(
-  group: Group, prompt: np.ndarray, texts: list[np.ndarray], end: int, room: int
+  group: Group,
+  prompt: np.ndarray,
+  pieces: list[list[np.ndarray]],
+  end: int,
+  room: int,
 ) -> TokenGroup | str:
   """The group with completions ended or cut, or the reason of its drop."""
-  if any(len(ids) == 0 for ids in texts):
+  if any(len(ids) == 0 for own in pieces for ids in own):
     return "empty"
-  full = [np.append(ids, np.int32(end)) for ids in texts]
-  cut = tuple(ids[:room] for ids in full)
+  full = [np.append(np.concatenate(own), np.int32(end)) for own in pieces]
+  cut, columns = tuple(ids[:room] for ids in full), {}
+  if group.steps:
+    labels = [
+      _step_labels(ids, own, [step.label for step in steps], room)
+      for ids, own, steps in zip(full, pieces, group.steps, strict=True)
+    ]
+    if any(np.isnan(own).all() for own in labels):
+      return "no_step_left"
+    columns["token_feedback"] = tuple(labels)
+    cut = tuple(ids[: len(own)] for ids, own in zip(full, labels, strict=True))
   compared = group.kind not in (Feedback.BINARY, Feedback.DEMONSTRATION)
   same = all(np.array_equal(ids, cut[0]) for ids in cut[1:])
   if compared and len(cut) > 1 and same:
@@ -159,6 +200,49 @@ def _token_group(
     ended=tuple(len(ids) <= room for ids in full),
     feedback=group.feedback,
     kind=group.kind,
+    columns=columns,
+  )
+
+
+def _step_labels(
+  full: np.ndarray,
+  pieces: list[np.ndarray],
+  labels: list[float | None],
+  room: int,
+) -> np.ndarray:
+  """The label at the last token of each labelled step, NaN elsewhere.
+
+  Its length is that of what stays: all, or the steps that fit as a whole.
+  """
+  ends = np.cumsum([len(ids) for ids in pieces])
+  whole = ends[ends <= room]
+  size = len(full) if len(full) <= room else whole.max(initial=0)
+  column = np.full(size, np.nan, np.float32)
+  column[whole - 1] = np.array(labels[: len(whole)], np.float32)
+  return column
+
+
+def rejected_last(groups: list[TokenGroup]) -> list[TokenGroup]:
+  """Lists of self samples with their rejected completion in the same place.
+
+  Absent completions (no tokens) fill the shorter ones up before it.
+  """
+  longest = max(len(g.completions) for g in groups)
+  return [
+    _filled_up(g, longest - len(g.completions))
+    if g.kind is Feedback.BINARY and len(g.feedback) > 1 and g.feedback[-1] < 0
+    else g
+    for g in groups
+  ]
+
+
+def _filled_up(group: TokenGroup, absent: int) -> TokenGroup:
+  fill = lambda values, value: (*values[:-1], *(value,) * absent, values[-1])
+  return dataclasses.replace(
+    group,
+    completions=fill(group.completions, np.zeros(0, np.int32)),
+    ended=fill(group.ended, False),
+    feedback=fill(group.feedback, 0.0),
   )
 
 
@@ -175,19 +259,3 @@ def _with_bos(tokenizer, ids: np.ndarray) -> np.ndarray:
   if bos is None or (len(ids) and ids[0] == bos):
     return ids
   return np.concatenate([np.asarray([bos], np.int32), ids])
-
-
-def _as_messages(prompt: Prompt) -> tuple[Message, ...]:
-  return (Message("user", prompt),) if isinstance(prompt, str) else prompt
-
-
-def _as_text(prompt: Prompt) -> str:
-  if isinstance(prompt, str):
-    return prompt
-  lines = [
-    m.content
-    if m.role == "system"
-    else f"\n\n{dialogues.NAME[m.role]}: {m.content}"
-    for m in prompt
-  ]
-  return "".join(lines) + f"\n\n{dialogues.NAME['assistant']}:"
