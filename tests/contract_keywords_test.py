@@ -66,7 +66,7 @@ def test_missing_inputs(name):
   method = registry.get(name)
   x = make(method, dtype=jnp.float32)
   fields = {need.split(":")[0] for need in method.needs({})}
-  fields -= {"mismatched_completion"}
+  fields -= registry.FROM_DATA
   if x.policy_logps is not None:
     fields.add("policy_logps")
   if x.state is not None:

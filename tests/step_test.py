@@ -21,8 +21,6 @@ from xpo_jax.trio import Frozen
 from xpo_jax.types import TrainState
 
 RATE = 0.5
-# Half the time to compile; the programs are the same.
-QUICK = {"xla_backend_optimization_level": 0}
 WIDTH = 12  # the longest prompt and completion
 
 
@@ -43,11 +41,11 @@ def start(objective, tx, seed=0):
 
 def compiled(objective, tx, **options):
   step = make_train_step(objective, tx, optax.constant_schedule(RATE))
-  return jax.jit(step, compiler_options=QUICK, **options)
+  return jax.jit(step, compiler_options=tiny.QUICK, **options)
 
 
 def evaluation(objective):
-  return jax.jit(make_evaluate(objective), compiler_options=QUICK)
+  return jax.jit(make_evaluate(objective), compiler_options=tiny.QUICK)
 
 
 def train(objective, frozen, batch, steps=3):
@@ -91,7 +89,7 @@ def token_logps(top, tokens):
   return chosen.reshape(shape), other.reshape(shape)
 
 
-fast = jax.jit(token_logps, compiler_options=QUICK)
+fast = jax.jit(token_logps, compiler_options=tiny.QUICK)
 
 
 def by_hand_logps(members, seed=0):
@@ -169,7 +167,7 @@ def test_every_split_is_the_gradient_of_the_global_loss(
     jax.value_and_grad(
       lambda top: by_hand(*token_logps(top, tokens), reference, mask, feedback)
     ),
-    compiler_options=QUICK,
+    compiler_options=tiny.QUICK,
   )
 
   top, expected = tiny.params(0), []
@@ -248,13 +246,16 @@ def fragile(objective):
 def test_a_step_that_is_not_finite_changes_nothing(broken):
   objective = fragile(tiny.objective("kto", z0_mode="ema"))
   members = tiny.members(objective, 4)
-  tx, batch = optax.adamw(1e-2), tiny.batch(members, 2)
+  rate = lambda update: 1e-2 * (update + 1.0)
+  tx, batch = optax.adamw(rate), tiny.batch(members, 2)
   good = tiny.frozen(), batch.replace(weight=2 * batch.weight)
   bad = {
     "loss": (Frozen(reference=nan_like(good[0].reference)), good[1]),
     "gradient": (good[0], batch),
   }[broken]
-  step = compiled(objective, tx)
+  step = jax.jit(
+    make_train_step(objective, tx, rate), compiler_options=tiny.QUICK
+  )
   state, _ = step(start(objective, tx), *good)
   mean = log_ratios(members)[:, 1].mean()  # running statistics moved once
   assert state.method_state["z0"] == pytest.approx(0.1 * mean, rel=1e-4)
@@ -269,6 +270,8 @@ def test_a_step_that_is_not_finite_changes_nothing(broken):
   assert values["optimizer/skipped"] == 2
   well, values = step(hurt, *good)
   assert int(well.skipped) == 0 and int(well.step) == 4
+  # The second update, at the fourth step: so says the optimizer's own count.
+  assert values["optimizer/learning_rate"] == pytest.approx(0.02)
   assert tiny.far(well.params, state.params) > 1e-4
 
 

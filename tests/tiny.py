@@ -29,11 +29,16 @@ CONFIG = TransformerConfig(
   max_length=64,
 )
 MODEL = Model(CONFIG)
+QUICK = {  # to compile, not to run; the programs are the same
+  "xla_backend_optimization_level": 0,
+  "xla_cpu_use_fusion_emitters": False,
+}
 FEEDBACK = {
   Feedback.DEMONSTRATION: lambda n: (1.0,),
   Feedback.ORDER: lambda n: (1.0, 0.0),
   # KTO: +1 or -1, then another prompt's completion for z0 alone.
   Feedback.BINARY: lambda n: (1.0 if n % 3 else -1.0, 0.0),
+  Feedback.SCORE: lambda n: (0.3 * (n % 5) - 0.7, 0.2 * (n % 3)),
 }
 
 

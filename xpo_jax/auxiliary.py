@@ -40,8 +40,8 @@ def method_of(config) -> Method | None:
   if not name:
     return None
   method = methods.get(name)
-  rest = method.needs({}) - _SERVED
-  if method.init_state is not None or rest:
+  rest, start = method.needs({}) - _SERVED, method.init_state
+  if rest or (start and start(method.settings({})) is not None):
     why = ", ".join(sorted(rest)) or "running statistics"
     raise usage_error(
       f"aux.method={name!r} needs {why}, which only the main method gets; use "

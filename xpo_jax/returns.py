@@ -247,20 +247,20 @@ def nash_policy_loss(
 
   Args:
     x: completions of the policy; feedback = P(it beats the opponent's sample).
-    tau: weight of the KL to the reference.
+    tau: weight of the KL to the reference; 0 needs none.
   """
-  u = ops.frozen(x.policy_logps) - x.reference_logps
-  mask = x.completion_mask
-  advantages = x.feedback[..., None] - 0.5 - tau * ops.tail_sum(u, mask)
-  loss = -ops.sequence_sum(x.policy_logps * advantages, mask)
-  live = ops.live_tokens(x)
+  mask, live = x.completion_mask, ops.live_tokens(x)
+  ours = jnp.any(live, axis=-1)
   metrics = {
-    "rewards/win_rate": ops.prompt_mean(x.feedback, jnp.any(live, axis=-1)),
-    "kl/reference": ops.prompt_mean(
-      ops.sequence_sum(u, mask), jnp.any(live, axis=-1)
-    ),
+    "rewards/win_rate": ops.prompt_mean(x.feedback, ours),
     "logps/token": ops.prompt_mean(x.policy_logps, live),
   }
+  advantages = x.feedback[..., None] - 0.5
+  if tau:
+    u = ops.frozen(x.policy_logps) - x.reference_logps
+    advantages = advantages - tau * ops.tail_sum(u, mask)
+    metrics["kl/reference"] = ops.prompt_mean(ops.sequence_sum(u, mask), ours)
+  loss = -ops.sequence_sum(x.policy_logps * advantages, mask)
   return loss, metrics
 
 

@@ -1,12 +1,13 @@
 """The jitted train and evaluation steps, with exact microbatches.
 
-A batch has a leading microbatch axis n on every array. Methods that are
-additive over prompts accumulate numerators, denominators and gradients of the
-numerator, and divide once. Methods that couple the batch (or have further terms
-with their own denominators) take two passes: all microbatches are scored
-without gradient, the loss and its cotangents are taken on the global
-LossInputs, and each microbatch is then run backward with its cotangent. So
-1 x 32 = 4 x 8 = 8 devices for every method.
+A batch has a leading microbatch axis n on every array. Of a single microbatch
+the loss is differentiated as it is. Of several, methods that are additive over
+prompts accumulate numerators, denominators and gradients of the numerator, and
+divide once. Methods that couple the batch (or have further terms with their own
+denominators) take two passes: all microbatches are scored without gradient, the
+loss and its cotangents are taken on the global LossInputs, and each microbatch
+is then run backward with its cotangent. So 1 x 32 = 4 x 8 = 8 devices for every
+method.
 """
 
 from collections.abc import Callable, Sequence
@@ -191,6 +192,12 @@ def _gradients(objective, params, frozen, batches, method_state, key):
   return _one_pass(*everything, key)
 
 
+def _updates(state: TrainState) -> Array:
+  """Updates made so far: a skipped step is none, the schedule waits."""
+  counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, "count")
+  return counts[-1][1] if counts else state.step
+
+
 def make_train_step(
   objective: Objective,
   tx: optax.GradientTransformation,
@@ -243,7 +250,7 @@ def make_train_step(
     metrics = metrics | {
       "loss": loss,
       "optimizer/gradient_norm": norm,
-      "optimizer/learning_rate": schedule(state.step),
+      "optimizer/learning_rate": schedule(_updates(state)),
       "optimizer/skipped": new.skipped,
     }
     return new, metrics

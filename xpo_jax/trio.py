@@ -117,6 +117,10 @@ def score(
   """
   needs = method.needs(settings)
   policy = params["policy"]
+  if model.trunk_blocks and batch.trunk is None:
+    # Once for policy, reference and value.
+    trunk = lm.trunk_states(model, frozen.trunk, batch.tokens, places(batch))
+    batch = batch.replace(trunk=trunk)
   if method.trains_reward:
     filled = _reward_numbers(model, needs, policy, frozen, batch)
   else:
@@ -155,34 +159,37 @@ def _policy_numbers(
 ) -> dict[str, Array]:
   """Log-probs and whole-vocabulary statistics of policy and reference."""
   weights = policy_weights(policy, frozen)
-  head_is_frozen = model.trunk_blocks > 0 or "lora" in policy
-  cached = batch.columns.get("reference_logps")
+  column = batch.columns.get("reference_logps")
+  live = "reference_logps" in needs and column is None
   wants = needs & vocabulary.STATISTICS
-  filled, reference = {}, None
-  if any(n.startswith("token_kl") for n in wants) or (
-    "reference_logps" in needs and cached is None
-  ):
+  compares = any(name.startswith("token_kl") for name in wants)
+  reference = None
+  if compares or live:
     base = reference_weights(lax.stop_gradient(policy), frozen)
-    reference = (_target_states(model, base, batch), base)
+    states = _target_states(model, base, batch)
+    reference = (states, lm.head_kernel(model, base))
+  if compares and live:  # out of the same logits
+    wants |= {"reference_logps"}
   if wants:
     found = _statistics(
       model, wants, settings, weights, reference, batch, noise
     )
-    filled["policy_logps"] = found.pop("logps")
-    filled |= {name.split(":")[0]: x for name, x in found.items()}
+    filled = {name.split(":")[0]: x for name, x in found.items()}
+    filled["policy_logps"] = filled.pop("logps")
   else:
-    filled["policy_logps"] = token_logps(model, weights, batch, head_is_frozen)
-  if "reference_logps" in needs and cached is None:
-    states, base = reference
-    logps = heads.token_logps(
-      states,
-      lm.head_kernel(model, base),
-      batch.target_token,
-      kernel_is_frozen=True,
-    )
-    cached = scatter(logps, batch)
-  if "reference_logps" in needs:
-    filled["reference_logps"] = lax.stop_gradient(cached)
+    head_is_frozen = model.trunk_blocks > 0 or "lora" in policy
+    logps = token_logps(model, weights, batch, head_is_frozen)
+    filled = {"policy_logps": logps}
+  if "reference_logps" in needs - wants:
+    if live:
+      logps = heads.token_logps(
+        *reference,
+        batch.target_token,
+        kernel_is_frozen=True,
+        cap=model.config.logit_cap,
+      )
+      column = scatter(logps, batch)
+    filled["reference_logps"] = lax.stop_gradient(column)
   return filled
 
 
@@ -199,17 +206,15 @@ def _statistics(model, wants, settings, weights, reference, batch, noise):
     draw = lambda slot: jax.random.uniform(jax.random.fold_in(key, slot))
     slots = first + batch.target_slot
     uniform = jax.vmap(draw)(slots.reshape(-1)).reshape(slots.shape)
-  base = None
-  if reference is not None:
-    base = (reference[0], lm.head_kernel(model, reference[1]))
   found = vocabulary.statistics(
     _target_states(model, weights, batch),
     lm.head_kernel(model, weights),
     batch.target_token,
     wants,
-    reference=base,
+    reference=reference,
     uniform=uniform,
     alternatives=int(settings.get("k", 1)),
+    cap=model.config.logit_cap,
   )
   return {name: scatter(x, batch) for name, x in found.items()}
 

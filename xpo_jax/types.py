@@ -132,4 +132,4 @@ class Samples:
   tokens: Array  # int32 [B, K, S]
   mask: Array  # bool [B, K, S] emitted tokens, EOS included
   sampler_logps: Array  # f32 [B, K, S] at the sampling temperature
-  ended: Array  # bool [B, K] EOS was emitted
+  ended: Array  # bool [B, K] EOS was emitted, or a stop string

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xpo_jax.methods.registry import NEEDS, Method
+from xpo_jax.methods.registry import FROM_DATA, NEEDS, Method
 from xpo_jax.types import Feedback, LossInputs
 
 LONG_LIST = 4  # K of the larger case where the range is open
@@ -172,7 +172,7 @@ def _numbers(rng, prompts, k, tokens):
     "contrast_logps": -np.abs(rng.normal(size=shape)) - 0.1,
   }
   known = {need.split(":")[0] for need in NEEDS}
-  known -= {"noise", "mismatched_completion"}
+  known -= {"noise", *FROM_DATA}
   if known != set(numbers) - {"policy_logps"}:
     raise ValueError(f"inputs.py and NEEDS differ: {known ^ set(numbers)}")
   return numbers

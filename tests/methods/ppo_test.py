@@ -206,3 +206,59 @@ def test_needs_follow_the_settings():
   assert "entropy" in PPO.needs({"entropy_coef": 0.1})
   fields = {f.name for f in dataclasses.fields(rollout())}
   assert PPO.needs({}) <= fields
+
+
+def spread_out(*kls):
+  """A rollout of samples with these KLs to the reference, over four tokens."""
+  d = np.asarray(kls, float)[:, None, None] * [0.5, -0.25, 0.5, 0.25]
+  zero = np.zeros_like(d)
+  return t.from_arrays(
+    Feedback.SCORE,
+    np.ones((len(kls), 1)),
+    policy_logps=zero - 1.0,
+    reference_logps=zero - 1.0,
+    sampler_logps=d - 1.0,
+    old_values=zero,
+  )
+
+
+FIXED = dict(kl_coef=0.2, gae_lambda=1.0)
+ADAPTIVE = FIXED | dict(kl_target=6.0, kl_horizon=10_000 * 3 / 256)
+
+
+@pytest.mark.parametrize(
+  "kls, want",
+  [((6, 6, 6), 0.2), ((12, 5, 10), 0.201024), ((1, 8, 0), 0.198976)],
+)
+def test_the_coefficient_follows_the_kl_of_samples(kls, want):
+  """methods.md 16.4, with a horizon as long for 3 samples as theirs for 256."""
+  x = spread_out(*kls)
+  live = x.replace(state={"kl_coef": jnp.asarray(0.2)})
+  after = prepared(live, **ADAPTIVE)
+  t.close(after.state["kl_coef"], want)
+  fixed = prepared(x, **FIXED)
+  t.close(after.token_feedback, fixed.token_feedback)  # the next one's, not its
+  again = prepared(live.replace(state=after.state), **ADAPTIVE)
+  factor = want / 0.2
+  t.close(again.state["kl_coef"], want * factor)
+  ratio = (again.token_feedback - 1.0) / (fixed.token_feedback - 1.0)
+  t.close(ratio[0, 0, 0], factor)
+  frozen = prepared(live.replace(train=False), **ADAPTIVE)
+  t.close(frozen.state["kl_coef"], 0.2, 0)
+  t.close(frozen.advantages, fixed.advantages)
+
+
+def test_the_loss_hands_the_coefficient_on():
+  x = step(**CASE).replace(state={"kl_coef": jnp.asarray(0.3)})
+  x = x.replace(reference_logps=x.policy_logps)
+  out = t.run("ppo", x, **ADAPTIVE)
+  t.close(out.state["kl_coef"], 0.3, 0)
+  t.close(out.metrics["kl/coef"], [0.3], 0)
+  t.close(out.loss, t.run("ppo", step(**CASE), kl_coef=0.0).loss)
+
+
+def test_only_a_target_above_a_coefficient_keeps_state():
+  start = lambda **k: PPO.init_state(PPO.settings(k))
+  t.close(start(kl_target=6.0, kl_coef=0.1)["kl_coef"], 0.1)
+  assert start() is None
+  assert start(kl_target=6.0, kl_coef=0.0) is None

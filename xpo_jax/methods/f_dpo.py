@@ -10,7 +10,7 @@ from xpo_jax.methods import registry
 from xpo_jax.types import Array, Feedback, LossInputs, LossOutput
 
 
-def _link(u: Array, divergence: str, alpha: float) -> Array:
+def link(u: Array, divergence: str, alpha: float) -> Array:
   """g(u) = f'(e^u) up to a constant; exponents are clamped to +-80."""
   limit = ops.WIDE_EXPONENT_LIMIT
   if divergence == "forward_kl":
@@ -78,7 +78,7 @@ def f_dpo(
   Reference: Wang et al. 2023, arXiv 2309.16240; methods.md 13.1.
   """
   u = ops.logratio(x.policy_logps, x.reference_logps, x.completion_mask)
-  rewards = beta * _link(u, divergence, alpha)
+  rewards = beta * link(u, divergence, alpha)
   loss = ops.softplus(rewards[:, 1] - rewards[:, 0])
   metrics = ops.pair_metrics(rewards, x.policy_logps, x.completion_mask)
   return ops.per_prompt(loss, x.weight, metrics)

@@ -11,7 +11,7 @@ from xpo_jax.types import Feedback, LossInputs, LossOutput
   paper="https://arxiv.org/abs/2312.00886",
   completions=(1, None),
   feedback={Feedback.PROBABILITY},
-  needs={"reference_logps"},
+  needs=lambda h: {"reference_logps"} if h.tau else set(),
   limits=dict(tau=registry.NONNEGATIVE),
   survey=registry.Survey(
     reward_model="explicit",
@@ -39,7 +39,7 @@ def nash_ema(x: LossInputs, *, tau: float = 0.008) -> LossOutput:
     x: K >= 1 samples of the policy; feedback = P(the sample beats the
       opponent's), from a judge asked in both orders. A sample of the opponent,
       if the batch carries it, has an empty `completion_mask` and is left out.
-    tau: >= 0, weight of the KL to the reference.
+    tau: >= 0, weight of the KL to the reference; 0 needs no reference.
 
   Returns:
     loss [B], summed over samples; weight [B]: number of samples.

@@ -11,7 +11,7 @@ from xpo_jax.types import Feedback, LossInputs, LossOutput
   paper="https://arxiv.org/abs/2312.16682",
   completions=2,
   feedback={Feedback.ORDER},
-  needs={"contrast_logps"},
+  needs=lambda h: {"contrast_logps"} if h.alpha else set(),
   limits=dict(
     k=registry.Limit(lambda v: v >= 1, "must be >= 1"),
     alpha=registry.NONNEGATIVE,
@@ -49,7 +49,8 @@ def pairwise_cringe(
   likeliest other tokens. The gate closes once the pair is told apart.
 
   Args:
-    x: K = 2, chosen first, with `contrast_logps` [B, 2, T] = log p(s).
+    x: K = 2, chosen first, with `contrast_logps` [B, 2, T] = log p(s) if
+      alpha > 0.
     k: alternatives to draw s from, >= 1; read where contrast_logps is made.
     alpha: weight >= 0 of Cr.
     gate_center: b, the margin S_w - S_l in nats where the gate is 1/2.
@@ -72,12 +73,15 @@ def pairwise_cringe(
   if gate_stop_grad:
     gate = ops.frozen(gate)
   nll = -ops.sequence_mean(x.policy_logps, mask)[:, 0]
-  contrast = ops.softplus(x.policy_logps - x.contrast_logps)
-  cringe = ops.sequence_mean(contrast, mask)[:, 1]
-  loss = gate * (nll + alpha * cringe)
+  penalized = nll
   metrics = ops.pair_metrics(s, x.policy_logps, mask) | {
     "cringe/gate": ops.frozen(gate),
-    "cringe/rejected": ops.frozen(cringe),
     "nll/chosen": ops.frozen(nll),
   }
+  if alpha:
+    contrast = ops.softplus(x.policy_logps - x.contrast_logps)
+    cringe = ops.sequence_mean(contrast, mask)[:, 1]
+    penalized = nll + alpha * cringe
+    metrics["cringe/rejected"] = ops.frozen(cringe)
+  loss = gate * penalized
   return ops.per_prompt(loss, x.weight, metrics)

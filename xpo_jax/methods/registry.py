@@ -15,16 +15,18 @@ from xpo_jax import ops
 from xpo_jax.errors import usage_error
 from xpo_jax.types import Feedback, LossInputs, LossOutput
 
-# What the trio can compute or carry; see types.LossInputs. The two extra names
-# are no fields: "noise" asks for a key, "mismatched_completion" asks the data
-# for another prompt's completion at index 1 (KTO's z0).
+# What the trio can compute or carry; see types.LossInputs. "noise" asks for a
+# key; the two of FROM_DATA are no fields.
 NEEDS = frozenset(
   (
     "reference_logps sampler_logps old_values advantages token_feedback values "
     "scores token_scores token_kl:forward token_kl:reverse token_kl:js entropy "
-    "log_collision contrast_logps noise mismatched_completion"
+    "log_collision contrast_logps noise mismatched_completion comparison"
   ).split()
 )
+# Another prompt's completion at index 1 (KTO's z0); a prompt that shows both
+# texts of a pair, with the two possible answers as completions.
+FROM_DATA = frozenset({"mismatched_completion", "comparison"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Method:
       fields.add("policy_logps")
     if self.init_state is not None and self.init_state(keywords) is not None:
       fields.add("state")
-    for field in sorted(fields - {"mismatched_completion"}):
+    for field in sorted(fields - FROM_DATA):
       if getattr(x, field) is None:
         raise usage_error(
           f"{self.id} needs {field} and the batch has none; "

@@ -11,6 +11,7 @@ from xpo_jax.types import Feedback, LossInputs, LossOutput
   paper="https://arxiv.org/abs/2309.06657",
   completions=2,
   feedback={Feedback.ORDER, Feedback.PROBABILITY},
+  needs={"comparison"},
   survey=registry.Survey(
     reward_model="explicit",
     reward_form="preference",

@@ -9,7 +9,9 @@ from xpo_jax.types import Feedback, LossInputs, LossOutput
   paper="https://arxiv.org/abs/2404.11999",
   completions=2,
   feedback={Feedback.ORDER},
-  needs={"reference_logps", "token_kl:forward"},
+  needs=lambda h: (
+    {"reference_logps"} | ({"token_kl:forward"} if h.alpha else set())
+  ),
   limits=dict(beta=registry.POSITIVE, alpha=registry.NONNEGATIVE),
   survey=registry.Survey(
     reward_model="implicit",
@@ -37,7 +39,7 @@ def tdpo2(
   raise the chosen side's KL to win.
 
   Args:
-    x: K = 2, chosen first; `token_kl` of the forward kind, nats.
+    x: K = 2, chosen first; `token_kl` of the forward kind, nats, if alpha > 0.
     beta: pull to the reference, > 0, 1/nats.
     alpha: weight >= 0 of the KL gap; 0 = DPO.
 
@@ -50,10 +52,13 @@ def tdpo2(
   Reference: Zeng et al. 2024, arXiv 2404.11999; methods.md 5.2.
   """
   u = ops.logratio(x.policy_logps, x.reference_logps, x.completion_mask)
-  kl = ops.sequence_sum(x.token_kl, x.completion_mask)
-  gap = kl[:, 1] - ops.frozen(kl[:, 0])
-  loss = ops.softplus(-beta * (u[:, 0] - u[:, 1] - alpha * gap))
-  metrics = ops.pair_metrics(beta * (u + kl), x.policy_logps, x.completion_mask)
-  metrics["kl/chosen"] = ops.frozen(kl[:, 0])
-  metrics["kl/rejected"] = ops.frozen(kl[:, 1])
+  h, rewards, more = u[:, 0] - u[:, 1], beta * u, {}
+  if alpha:
+    kl = ops.sequence_sum(x.token_kl, x.completion_mask)
+    h = h - alpha * (kl[:, 1] - ops.frozen(kl[:, 0]))
+    rewards = beta * (u + kl)
+    more = {"kl/chosen": ops.frozen(kl[:, 0])}
+    more["kl/rejected"] = ops.frozen(kl[:, 1])
+  loss = ops.softplus(-beta * h)
+  metrics = more | ops.pair_metrics(rewards, x.policy_logps, x.completion_mask)
   return ops.per_prompt(loss, x.weight, metrics)
