@@ -17,7 +17,6 @@ from xpo_jax.types import TrainState
 
 RATE = 0.5
 COEF = 2.5
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def one_step(objective, frozen, batch, auxiliaries=(), more=()):
@@ -35,7 +34,7 @@ def one_step(objective, frozen, batch, auxiliaries=(), more=()):
   step = make_train_step(
     objective, tx, optax.constant_schedule(RATE), auxiliaries
   )
-  run = jax.jit(step, compiler_options=QUICK)
+  run = jax.jit(step, compiler_options=tiny.QUICK)
   after, values = run(state, frozen, batch, *more)
   change = jax.tree.map(lambda a, b: np.asarray(a) - b, after.params, params)
   return change, jax.device_get(values)
@@ -117,6 +116,14 @@ def test_an_aux_section_that_cannot_work_is_refused(changes, words):
   with pytest.raises(XpoError) as error:
     config.validate(c.lock())
   assert words in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "cringe", "npo"])
+def test_losses_on_fixed_data_can_be_auxiliary(method):
+  c = config.base("tiny").unlock()
+  c.method, c.data.source = config.method("npo"), "bad.jsonl"
+  c.aux.update(method=method, source="x.jsonl")
+  config.validate(c.lock())
 
 
 def on_policy_names():
