@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
 
-.PHONY: venv quickstart quickstart-tiny test test-slow lint lock clean
+.PHONY: venv quickstart quickstart-tiny test test-slow faults lint lock clean
 
 venv: $(STAMP)
 
@@ -34,6 +34,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
+
+# Kills, signals, damaged files, a full disk: prints a line of figures each.
+faults: $(STAMP)
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/faults -m faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,8 +4,8 @@
         --config=configs/dpo.py:smollm --workdir=runs/dpo
 
 installs the pinned packages and jax for CUDA 12 into .venv, then starts the
-command, again when it was preempted (exit code 75), and keeps its output in
---log. --dry-run prints the commands instead.
+command, again when it was preempted (exit code 75) or hung (76), and keeps its
+output in --log. --dry-run prints the commands instead.
 """
 
 import argparse

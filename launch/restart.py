@@ -1,11 +1,11 @@
-"""Runs a command again for as long as it ends with 75: saved and preempted."""
+"""Runs a command again when it was preempted (75) or stalled (76)."""
 
 from collections.abc import Callable, Sequence
 import subprocess
 import sys
 from typing import TextIO
 
-PREEMPTED = 75
+AGAIN = (75, 76)  # saved and preempted; nothing moved for too long
 
 
 def run(
@@ -13,7 +13,7 @@ def run(
   restarts: int,
   log: TextIO | None = None,
   before: Callable[[], int] = lambda: 0,
-  again: Callable[[int], bool] = lambda code: code == PREEMPTED,
+  again: Callable[[int], bool] = lambda code: code in AGAIN,
 ) -> int:
   """The exit code of the last run; output goes to the terminal and to `log`.
 

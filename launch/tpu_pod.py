@@ -6,7 +6,7 @@
 
 asks for a queued resource, waits until it is there, installs the repository on
 every host and starts the command. A run that was preempted after saving (exit
-code 75) starts again, on a new slice if the old one is gone. At the end the
+code 75) or hung (76) starts again, on a new slice if the old one is gone. At the end the
 hosts' logs are copied into --logs. --dry-run prints the commands instead, one a
 line, ready to paste. The slice is kept: delete it with the last line printed.
 """
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     todo["run"],
     args.restarts,
     before=lambda: make_ready(args.name, todo),
-    again=lambda code: code in (restart.PREEMPTED, LOST),
+    again=lambda code: code in (*restart.AGAIN, LOST),
   )
   subprocess.run(todo["logs"])
   print(f"delete it with: {shlex.join(todo['delete'])}")

@@ -168,3 +168,22 @@ def test_bad_json_is_one_line(text, expected):
 def test_json_is_plain():
   tree = json.loads(config.to_json(_valid()))
   assert tree["optimizer"]["learning_rate"] == 1e-5
+
+
+@pytest.mark.parametrize(
+  "date", ["today", "2024-7-26", "20240726", "2024-02-30"]
+)
+def test_the_template_s_date_is_a_day(date):
+  chat = {"data.template": "chat"}
+  config.validate(_valid(**chat, **{"data.template_date": "2024-07-26"}))
+  text = _message(
+    config.validate, _valid(**chat, **{"data.template_date": date})
+  )
+  assert f"data.template_date={date} must be a date such as 2024-0" in text
+
+
+def test_the_template_s_date_needs_a_chat_template():
+  text = _message(
+    config.validate, _valid(**{"data.template_date": "2024-07-26"})
+  )
+  assert "is for chat templates, but data.template='plain'" in text

@@ -65,7 +65,7 @@ def test_a_preempted_run_starts_again_on_a_new_slice(root, tmp_path):
   states = tmp_path / "states"
   states.write_text("\nACTIVE\nACTIVE\nSUSPENDED\nACTIVE\n")
   codes = tmp_path / "codes"
-  codes.write_text("75\n255\n3\n")
+  codes.write_text("76\n255\n3\n")
   pop = 'head -n 1 "$1"; sed -i 1d "$1"'
   stand_in(tmp_path, "pop", pop)
   stand_in(

@@ -1,9 +1,7 @@
 """Two processes (gloo on CPU) train as one does."""
 
 import json
-import signal
 import socket
-import time
 
 import numpy as np
 import pytest
@@ -94,24 +92,6 @@ def test_two_processes_are_one(tmp_path, cache):
   assert summaries[1]["held_out"] == pytest.approx(
     summaries[0]["held_out"], rel=1e-4, abs=1e-5
   )
-
-
-def test_one_sigterm_stops_both_at_the_same_step(tmp_path, cache):
-  run = tmp_path / "stopped"
-  args = command(tmp_path, "stopped", train__steps=150, train__save_every=50)
-  processes = start_two(args, cache, devices=1)
-  log, end = run / "metrics.jsonl", time.monotonic() + runs.SECONDS
-  while time.monotonic() < end and processes[1].poll() is None:
-    if log.exists() and log.read_text().count("\n") >= 10:
-      break
-    time.sleep(0.01)
-  processes[1].send_signal(signal.SIGTERM)  # the one that writes nothing
-  done = finish(processes)
-  assert [code for code, *_ in done] == [75, 75], [err for *_, err in done]
-  step = checkpoint.saved_steps(run)[-1]
-  assert runs.lines(run)[-1]["step"] == step
-  for _, _, err in done:
-    assert f"saved at step {step} of 150" in err[-1]
 
 
 def test_a_held_lock_turns_both_away(tmp_path, cache):

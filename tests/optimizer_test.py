@@ -95,7 +95,7 @@ def test_weight_decay_spares_norms_and_biases(name):
     "embed": {"embedding": ones(4, 2)},
     "blocks": {  # stacked: a norm is [N, D], a bias [N, F]
       "mlp_norm": {"scale": ones(3, 2)},
-      "mlp": {"up": ones(3, 2, 4), "bias": ones(3, 4)},
+      "mlp": {"up": ones(3, 2, 4), "up_bias": ones(3, 4)},
     },
     "final_norm": {"scale": ones(2)},
     "reward_head": {"kernel": ones(2), "bias": ones()},
@@ -105,7 +105,7 @@ def test_weight_decay_spares_norms_and_biases(name):
   less = 1 - RATE * 0.1
   wanted = {
     "embed": {"embedding": less},
-    "blocks": {"mlp_norm": {"scale": 1}, "mlp": {"up": less, "bias": 1}},
+    "blocks": {"mlp_norm": {"scale": 1}, "mlp": {"up": less, "up_bias": 1}},
     "final_norm": {"scale": 1},
     "reward_head": {"kernel": 1, "bias": 1},
   }

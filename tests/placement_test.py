@@ -2,9 +2,14 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
-from xpo_jax import config, placement, pretrained
+from tests import tiny
+from xpo_jax import config, parallel, placement, pretrained
+from xpo_jax.models import states
+from xpo_jax.models.model import Weights
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
 from xpo_jax.pretrained import Pretrained
 
@@ -25,3 +30,27 @@ def test_t13_the_config_s_date_wins_over_the_folder_s(monkeypatch, date, kept):
   mute = Pretrained(None, {}, None)
   monkeypatch.setattr(pretrained, "load_pretrained", lambda *_, **__: mute)
   assert placement.load_policy(settings, []) is mute
+
+
+def test_cached_numbers_come_from_the_mesh(tmp_path):
+  """Each device holds its part of the reference; the numbers are the same."""
+  mesh = parallel.make_mesh(2, 2, 2, devices=jax.devices())
+  groups = tiny.members(tiny.objective("dpo"), 9)
+  weights = Weights({}, tiny.params(1))
+  devices = placement.devices_of(mesh, tiny.MODEL)
+  want, got = (
+    states.reference_logps(
+      tiny.MODEL, weights, groups, tmp_path, devices=chosen
+    )
+    for chosen in (states.ONE, devices)
+  )
+  for group in groups:
+    for a, b in zip(want(group), got(group), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5)
+  assert len(list(tmp_path.glob("logps-*.npy"))) == 2  # other last bits
+  placed = devices.weights(weights)
+  query = placed.top["blocks"]["attention"]["query"]
+  assert query.addressable_shards[0].data.size * 4 == query.size
+  assert devices.weights(weights) is placed
+  one = parallel.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+  assert placement.devices_of(one, tiny.MODEL) is states.ONE

@@ -70,8 +70,17 @@ def environment(cache: pathlib.Path, **more: str) -> dict[str, str]:
 
 def spawn(*args: str, env: dict[str, str]) -> subprocess.Popen:
   """`xpo ARGS` as a process of its own."""
+  return _spawn("-m", "xpo_jax.cli", *args, env=env)
+
+
+def script(code: str, *args: str, env: dict[str, str]):
+  """Runs Python code with arguments; returns as `finish`."""
+  return finish(_spawn("-c", code, *args, env=env))
+
+
+def _spawn(*args: str, env: dict[str, str]) -> subprocess.Popen:
   return subprocess.Popen(
-    [sys.executable, "-m", "xpo_jax.cli", *args],
+    [sys.executable, *args],
     env=env,
     cwd=ROOT,
     text=True,

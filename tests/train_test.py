@@ -174,7 +174,7 @@ def test_a_run_may_move_to_other_devices(trained, tmp_path, monkeypatch):
   )
   stop = lambda: contextlib.nullcontext(lambda step: step == 3)
   with monkeypatch.context() as patch:
-    patch.setattr(train, "on_sigterm", stop)
+    patch.setattr(train.stopping, "after_step", stop)
     with pytest.raises(XpoError, match="saved at step 3 of 6") as error:
       train.run(config, tmp_path / "run")
   assert error.value.code == 75

@@ -154,6 +154,12 @@ def check_together(config: ConfigDict) -> None:
       f"do not fit batch.row_length={batch.row_length}; "
       f"set batch.row_length={longest} or shorten them"
     )
+  if data.template_date and data.template != "chat":
+    raise usage_error(
+      f"data.template_date={data.template_date!r} is for chat templates, but "
+      f"data.template={data.template!r}; set that to 'chat' or leave the date "
+      "out"
+    )
   check_context(config, config.model.max_length, "model.max_length")
   fixed = [max(1, config.mesh[axis]) for axis in ("data", "fsdp", "tensor")]
   check_batch(config, tuple(fixed))

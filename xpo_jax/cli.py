@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Callable, Sequence
 import difflib
 import logging
-import math
 import os
 import sys
 import traceback
@@ -18,15 +17,11 @@ import warnings
 from xpo_jax.errors import Exit, XpoError, usage_error
 
 _INSPECT_KEYS = (
-  "split",
-  "format",
-  "template",
-  "max_prompt_length",
-  "max_completion_length",
-  "overlong_prompt",
-  "on_bad_row",
-  "limit",
-)
+  "split format min_gap threshold template max_prompt_length "
+  "max_completion_length overlong_prompt on_bad_row limit"
+).split()
+# What one process of a run meets alone; all meet the other codes together.
+_ALONE = (1, 130, int(Exit.STORAGE))
 _TRACEBACK = "XPO_TRACEBACK"  # =1 shows the traceback of an internal error
 
 
@@ -40,9 +35,18 @@ class Command(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one subcommand and returns the process's exit code."""
-  argv = list(sys.argv[1:] if argv is None else argv)
+  code = _code(list(sys.argv[1:] if argv is None else argv))
+  # No jax.distributed without jax; its other processes must not wait for us.
+  if code in _ALONE and "jax" in sys.modules:
+    from xpo_jax import parallel
+
+    parallel.abandon(code)
+  return code
+
+
+def _code(argv: list[str]) -> int:
   # Libraries' notes on how they store things are not for the user.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"orbax\.")
   try:
     return _dispatch(argv)
@@ -50,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     prefix = "" if e.code == Exit.PREEMPTED else "error: "
     _complain(f"{prefix}{e}")
     return int(e.code)
-  except KeyboardInterrupt:
-    _complain("interrupted")
+  except KeyboardInterrupt as e:
+    _complain(f"interrupted; {e}" if str(e) else "interrupted")
     return 130
   except BrokenPipeError:  # `xpo methods | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -82,8 +86,13 @@ def _dispatch(argv: list[str]) -> int:
     raise usage_error(f"unknown subcommand {name!r}; {hint}")
   if command.add_flags is None:  # train and run: config flags
     if {"-h", "--help"} & set(rest):
-      _print_config_help(name, command)
-    else:
+      from xpo_jax import config_help
+
+      config_help.show(name, command.help)
+      return 0
+    from xpo_jax import stopping
+
+    with stopping.from_the_start():
       command.run(rest)
     return 0
   args = _parse(name, command, rest)
@@ -126,14 +135,15 @@ def _start_jax() -> None:
 def _train(argv: list[str]) -> None:
   from xpo_jax import config, flags
 
-  chosen, options = flags.parse(argv)
+  chosen, options = flags.parse(argv, optional=("allow-change",))
   if "stages" in chosen:
     raise usage_error("this config has stages; use `xpo run`")
   config.validate(chosen)
   from xpo_jax import train
 
   _start_jax()
-  train.run(chosen, options["workdir"])
+  allowed = [name for name in options["allow-change"].split(",") if name]
+  train.run(chosen, options["workdir"], allow_change=allowed)
 
 
 def _run(argv: list[str]) -> None:
@@ -148,36 +158,25 @@ def _run(argv: list[str]) -> None:
   pipeline.run(chosen, options["workdir"])
 
 
+def _compile(argv: list[str]) -> None:
+  from xpo_jax import flags
+
+  chosen, options = flags.parse(argv, ("topology",), ("table", "hlo"))
+  from xpo_jax.aot import report
+
+  report.run(chosen, **options)
+
+
 def _sample_flags(parser: argparse.ArgumentParser) -> None:
-  source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--checkpoint", help="folder of a run or of an export")
-  source.add_argument("--model", help="preset, folder or .gguf file")
-  parser.add_argument(
-    "--prompt", action="append", help="may be repeated; none: a chat"
-  )
-  parser.add_argument("--max-new-tokens", type=int, default=128)
-  parser.add_argument(
-    "--temperature", type=float, default=0.7, help="0: the likeliest token"
-  )
-  parser.add_argument("--top-p", type=float, default=1.0, help="in (0, 1]")
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument(
-    "--template",
-    default="auto",
-    choices=["auto", "plain", "chat"],
-    help="auto: the run's, else chat if the model has a chat template",
-  )
+  from xpo_jax import sample_options
+
+  sample_options.add_flags(parser)
 
 
 def _sample(args: argparse.Namespace) -> None:
-  if not (args.temperature >= 0 and math.isfinite(args.temperature)):
-    raise usage_error(f"--temperature={args.temperature} must be >= 0")
-  if not 0 < args.top_p <= 1:
-    raise usage_error(f"--top-p={args.top_p} must be in (0, 1]")
-  if args.max_new_tokens < 1:
-    raise usage_error(f"--max-new-tokens={args.max_new_tokens} must be >= 1")
-  if args.seed < 0:
-    raise usage_error(f"--seed={args.seed} must be >= 0")
+  from xpo_jax import sample_options
+
+  sample_options.check(args)
   _start_jax()
   from xpo_jax import talk
 
@@ -197,15 +196,19 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _export_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--run", required=True, help="folder of a training run")
-  parser.add_argument("--output", required=True, help="folder to write")
+  from xpo_jax import export_options
+
+  export_options.add_flags(parser)
 
 
 def _export(args: argparse.Namespace) -> None:
   _must_be_folder("--run", args.run)
-  from xpo_jax import pretrained
+  from xpo_jax import export_options
 
-  print(pretrained.export(args.run, args.output) or args.output)
+  options = export_options.read(args)
+  from xpo_jax import exports
+
+  print(exports.export(args.run, args.output, **options))
 
 
 def _methods_flags(parser: argparse.ArgumentParser) -> None:
@@ -258,6 +261,17 @@ def _data(args: argparse.Namespace) -> None:
   inspect.inspect_source(args.source, chosen, **keys)
 
 
+def _verify_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("run", help="folder of a run, or of one with stages")
+  parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _verify(args: argparse.Namespace) -> None:
+  from xpo_jax import verify
+
+  verify.run(args.run, args.json)
+
+
 def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--run", required=True, help="folder of a finished run")
 
@@ -270,12 +284,33 @@ def _evaluate(args: argparse.Namespace) -> None:
   pipeline.evaluate(args.run)
 
 
+def _score_flags(parser: argparse.ArgumentParser) -> None:
+  from xpo_jax import score_options
+
+  score_options.add_flags(parser)
+
+
+def _score(args: argparse.Namespace) -> None:
+  _must_be_folder("--run", args.run)
+  from xpo_jax import score_options
+
+  options = score_options.Options(**vars(args))
+  score_options.check(options)
+  _start_jax()
+  from xpo_jax import score
+
+  score.run(options)
+
+
 COMMANDS: dict[str, Command] = {
   "train": Command("train one method from a config", _train),
   "run": Command("run the stages of a config, finished ones skipped", _run),
+  "compile": Command("compile a step for a TPU pod, without one", _compile),
   "sample": Command("write completions, or chat", _sample, _sample_flags),
   "evaluate": Command("evaluate a run again", _evaluate, _evaluate_flags),
+  "score": Command("rewards and token credits", _score, _score_flags),
   "export": Command("write a run's weights", _export, _export_flags),
+  "verify": Command("check a run's files byte by byte", _verify, _verify_flags),
   "methods": Command("list the methods", _methods, _methods_flags),
   "data": Command("`xpo data inspect FILE`: rows, lengths, an example", _data,
                   _data_flags),
@@ -283,7 +318,8 @@ COMMANDS: dict[str, Command] = {
 
 
 def _must_be_folder(flag: str, path: str) -> None:
-  if not os.path.isdir(path):
+  # A run's step may follow its folder, as RUN@best.
+  if not os.path.isdir(path) and not os.path.isdir(path.rpartition("@")[0]):
     raise usage_error(f"{flag}={path} is no folder")
 
 
@@ -294,22 +330,6 @@ def _print_help() -> None:
     print(f"  {name:9} {command.help}")
   codes = " ".join(f"{c.value} {c.name.lower()}" for c in Exit)
   print(f"\nExit codes: 0 done, {codes}.")
-
-
-def _print_config_help(name: str, command: Command) -> None:
-  from xpo_jax.fields import FIELDS
-
-  print(f"{command.help}\n")
-  print(
-    f"usage: xpo {name} --config=FILE.py[:variant] --workdir=FOLDER "
-    "[--config.key=value ...]\n"
-  )
-  print("keys of a training config and their defaults:")
-  for path, field in FIELDS.items():
-    choices = f" ({' | '.join(field.choices)})" if field.choices else ""
-    value = "" if field.default == "" else f"={field.default}"
-    print(f"  {path + value:34} {field.help}{choices}")
-  print("\nmethod.* also takes the keywords of the method: see `xpo methods`.")
 
 
 def _complain(message: str) -> None:

@@ -36,7 +36,21 @@ _VARIANTS = {
     "optimizer.learning_rate": 5e-5,
   },
 }
-VARIANTS = tuple(_VARIANTS)
+_POD = {
+  "model.dtype": "bfloat16",
+  "data.max_prompt_length": 512,
+  "data.max_completion_length": 768,
+  "batch.row_length": 2048,
+  "batch.prompts": 64,
+  "mesh.data": 1,
+  "mesh.fsdp": -1,
+  "optimizer.learning_rate": 5e-7,
+}
+# Sizes to compile for; a run sets model.source to a folder of weights.
+PODS = ("llama8b", "qwen8b", "gemma9b", "llama70b")
+_VARIANTS |= {name: _POD | {"model.source": name} for name in PODS}
+_VARIANTS["llama70b"] |= {"batch.prompts": 256}
+VARIANTS = ("smollm", "tiny", *PODS)
 
 
 def base(variant: str = "") -> ConfigDict:
@@ -151,7 +165,7 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
     tree = json.loads(
       text, parse_constant=no_constant, object_pairs_hook=unique
     )
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise usage_error(f"{where}: {e}; write plain JSON") from e
   if not isinstance(tree, dict) or not isinstance(tree.get("method"), dict):
     raise usage_error(f"{where}: no config: it has no section 'method'")

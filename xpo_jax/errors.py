@@ -13,6 +13,7 @@ class Exit(enum.IntEnum):
   LOCKED = 73  # another process owns the run folder
   STORAGE = 74  # I/O
   PREEMPTED = 75  # saved; start me again
+  STALL = 76  # nothing moved for too long
 
 
 class XpoError(Exception):

@@ -50,7 +50,9 @@ def sample_policy(
 ) -> list[TokenGroup]:
   """K completions of every prompt, kept in `samples-NAME.jsonl`."""
   path = folder / f"samples-{name}.jsonl"
-  template = templates.make_template(policy.tokenizer, settings.template)
+  kind = settings.template
+  kind = templates.usual(policy.tokenizer) if kind == "auto" else kind
+  template = templates.make_template(policy.tokenizer, kind)
   ids = [template.prompt(g.prompt) for g in prompts]
   if not path.exists():
     rows, size = [], settings.prompts_at_once
@@ -65,6 +67,7 @@ def sample_policy(
           settings.top_p,
           seed=settings.seed + start,
           completions=settings.completions,
+          end_id=template.end_id,
         )
         for b in range(len(part)):
           mask = samples.mask[b]
@@ -192,7 +195,8 @@ def run(settings, folder: Path) -> dict:
     settings: policies {name: source}, columns (their names in order), baseline
       and final (two of them),
       rewards {name: reward-model source}, reference (a name), data {source,
-      split, format, on_bad_row}, prompts (0 = all), template, completions,
+      split, format, on_bad_row}, prompts (0 = all), template (plain, chat, or
+      auto: each policy's own), completions,
       max_new_tokens, temperature, top_p, seed, prompts_at_once, shared_blocks
       (frozen first blocks).
     folder: for samples and `evaluation.json`.
@@ -208,6 +212,7 @@ def run(settings, folder: Path) -> dict:
   loaded, judges = open_all(settings.policies), open_all(settings.rewards)
   policies = {k: loaded[k] for k in settings.columns}
   tokenizer = _common_tokenizer((*policies.values(), *judges.values()))
+  _check_heads(settings.rewards, judges)
   splits = split_shared(
     {f"policy {k}": v for k, v in policies.items()}
     | {f"reward {k}": v for k, v in judges.items()},
@@ -230,7 +235,21 @@ def run(settings, folder: Path) -> dict:
   return _summary(settings, prompts, measured, texts, clusters, folder)
 
 
+def _check_heads(sources, judges: dict[str, Pretrained]) -> None:
+  for name, judge in judges.items():
+    if judge.reward_head is None:
+      raise usage_error(
+        f"evaluate.rewards.{name}={sources[name]}: no value head, these are a "
+        "policy's weights; name a run of a reward model, as rm_bt"
+      )
+
+
 def _common_tokenizer(models):
+  if any(m.tokenizer is None for m in models):
+    raise usage_error(
+      "evaluate: a policy or reward model has no tokenizer; add tokenizer.json "
+      "to its folder"
+    )
   if len({m.tokenizer.fingerprint() for m in models}) > 1:
     raise usage_error(
       "evaluate: policies and reward models have different tokenizers; compare "

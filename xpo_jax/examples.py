@@ -42,6 +42,7 @@ class FrozenNumbers:
   model: Model
   trunk: PyTree
   reference: PyTree
+  devices: states.Devices = states.ONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +160,7 @@ def finish(
       seen,
       folder,
       progress.tracked(f"trunk states, {name}"),
+      numbers.devices,
     )
   cached = config.reference.mode == "cached"
   if cached and "reference_logps" in method.needs(settings):
@@ -169,6 +171,7 @@ def finish(
       folder,
       trunk,
       progress.tracked(f"reference log-probs, {name}"),
+      numbers.devices,
     )
   kind = part.tokens[0].kind
   return Dataset(part.tokens, part.table(), kind, columns, trunk)

@@ -7,6 +7,7 @@ signature of its loss.
 
 from collections.abc import Callable
 import dataclasses
+import datetime
 from typing import Any
 
 
@@ -44,6 +45,13 @@ def _axis(default, help_):
   )
 
 
+def _is_date(text):
+  try:
+    return datetime.date.fromisoformat(text).isoformat() == text
+  except ValueError:
+    return False
+
+
 FIELDS: dict[str, Field] = {
   "seed": Field(
     0,
@@ -69,7 +77,19 @@ FIELDS: dict[str, Field] = {
   ),
   "data.split": Field("train", "split of a built-in data set"),
   "data.format": Field("auto", "layout of the rows; `xpo data inspect` shows"),
+  "data.min_gap": _positive(
+    1.0, "mean rating points between the texts of a pair made from ratings"
+  ),
+  "data.threshold": Field(
+    0.0, "mean rating above which a text is good, below it bad (binary)"
+  ),
   "data.template": _choice("how a prompt becomes text", "plain", "chat"),
+  "data.template_date": Field(
+    "",
+    "the date that a chat template writes as today's; empty: its own",
+    holds=lambda v: not v or _is_date(v),
+    words="a date such as 2024-07-26",
+  ),
   "data.max_prompt_length": _at_least(2, 256, "tokens"),
   "data.max_completion_length": _at_least(2, 256, "tokens, EOS included"),
   "data.overlong_prompt": _choice(
@@ -99,7 +119,13 @@ FIELDS: dict[str, Field] = {
   "train.log_every": _at_least(1, 1, "steps"),
   "train.eval_every": _at_least(0, 0, "steps; 0: only at the end"),
   "train.save_every": _at_least(1, 50, "steps between checkpoints"),
-  "train.keep": _at_least(1, 2, "checkpoints kept"),
+  "train.keep": _at_least(1, 2, "newest checkpoints kept"),
+  "train.keep_best": _at_least(
+    0, 1, "checkpoints of lowest held-out loss kept besides"
+  ),
+  "train.stall_seconds": _at_least(
+    0, 1800, "without a step: all stop with their stacks; 0: never"
+  ),
   "optimizer.name": _choice(
     "update rule", "adamw", "sgd", "rmsprop", "lion", "adafactor"
   ),

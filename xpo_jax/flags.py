@@ -38,16 +38,20 @@ _WEIGHT_SUFFIXES = {".safetensors", ".gguf", ".bin", ".pt"}
 
 
 def parse(
-  argv: Sequence[str], options: Sequence[str] = ("workdir",)
+  argv: Sequence[str],
+  options: Sequence[str] = ("workdir",),
+  optional: Sequence[str] = (),
 ) -> tuple[ConfigDict, dict[str, str]]:
   """Loads the config file and applies the overrides.
 
   Args:
     argv: what follows the subcommand.
     options: further flags, all required.
+    optional: flags that may be left out.
 
   Returns:
-    The locked config (not validated), and the value of each option.
+    The locked config (not validated), and the value of each option; "" for an
+    optional one that was not given.
 
   Raises:
     XpoError: unknown flag or key, a value of the wrong type, a flag given
@@ -56,8 +60,9 @@ def parse(
   given = _tokens(argv)
   for name in given:
     top = name.split(".")[0]
-    if top not in ("config", *options):
-      near = difflib.get_close_matches(top, ["config", *options], 1)
+    known = ["config", *options, *optional]
+    if top not in known:
+      near = difflib.get_close_matches(top, known, 1)
       raise usage_error(
         f"unknown flag --{name}; "
         + (f"did you mean --{near[0]}?" if near else _usage(options))
@@ -71,7 +76,8 @@ def parse(
     for name, value in given.items()
     if name.startswith("config.")
   }
-  return override(loaded, overrides), {name: given[name] for name in options}
+  values = {name: given.get(name) or "" for name in (*options, *optional)}
+  return override(loaded, overrides), values
 
 
 def override(loaded: ConfigDict, overrides: dict[str, str | None]):

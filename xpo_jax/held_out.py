@@ -1,5 +1,6 @@
 """Held-out data of a training run: its loss, the method's metrics, by group."""
 
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -18,11 +19,15 @@ FILE = "held_out.jsonl"
 
 
 def evaluate(
-  job: jobs.Job, state: TrainState, folder: Path | None = None
+  job: jobs.Job,
+  state: TrainState,
+  folder: Path | None = None,
+  alive: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
   """Held-out loss and the method's metrics; {} without held-out data.
 
-  With a folder, the numbers of every held-out group go to `FILE`.
+  With a folder, the numbers of every held-out group go to `FILE`. `alive` is
+  called after every batch.
   """
   if job.evaluation is None:
     return {}
@@ -46,6 +51,7 @@ def evaluate(
     indices.append(index[index >= 0])
     for name, value in numbers.items():
       rows.setdefault(name, []).append(parallel.to_host(value)[index >= 0])
+    alive()
   columns = {name: np.concatenate(parts) for name, parts in rows.items()}
   if folder is not None and jax.process_index() == 0:
     _write_held_out(folder, data, np.concatenate(indices), columns)

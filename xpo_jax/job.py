@@ -45,6 +45,7 @@ class Job:
   objective: Objective
   frozen: Frozen
   start: PyTree  # trainable parameters, host
+  weights: dict[str, str]  # fingerprints of what stays frozen
   logical: PyTree  # their logical axes
   train: examples.Dataset
   evaluation: examples.Dataset | None
@@ -89,7 +90,9 @@ def build(config, devices=None) -> Job:
   parts = placement.start_params(config, model, base, method, settings)
   needs = method.needs(settings) | (extra.method.needs({}) if extra else set())
   frozen, reference = placement.make_frozen(config, mesh, model, parts, needs)
-  numbers = examples.FrozenNumbers(model, parts.trunk, reference)
+  numbers = examples.FrozenNumbers(
+    model, parts.trunk, reference, placement.devices_of(mesh, model)
+  )
   seen = [groups.tokens[i] for i in np.unique(plan.order)]
   finish = lambda part, seen, name: examples.finish(
     config, method, settings, numbers, part, seen, name
@@ -105,6 +108,7 @@ def build(config, devices=None) -> Job:
     objective=Objective(model, method, settings),
     frozen=frozen,
     start=parts.trainable,
+    weights=placement.fingerprints(model, parts, reference, needs),
     logical=parts.logical,
     train=finish(groups, seen, "train"),
     evaluation=held_out,
@@ -195,10 +199,10 @@ def init_state(job: Job) -> TrainState:
   """The whole TrainState, every leaf sharded like its parameter."""
   boxed = jax.tree.map(
     lambda x, spec: nn.LogicallyPartitioned(x, names=tuple(spec)),
-    jax.eval_shape(lambda: jax.tree.map(jnp.asarray, job.start)),
+    parallel.abstract(job.start),
     job.logical,
   )
-  names = _moment_specs(jax.eval_shape(job.tx.init, boxed))
+  names = moment_specs(jax.eval_shape(job.tx.init, boxed))
   params = parallel.put_params(job.mesh, job.start, job.logical)
   init = jax.jit(job.tx.init, out_shardings=parallel.shardings(job.mesh, names))
   one = parallel.replicated(job.mesh)
@@ -216,7 +220,7 @@ def init_state(job: Job) -> TrainState:
   )
 
 
-def _moment_specs(boxed: PyTree) -> PyTree:
+def moment_specs(boxed: PyTree) -> PyTree:
   """A moment is sharded like its parameter, or replicated if it is factored."""
 
   def spec(leaf):
@@ -229,13 +233,21 @@ def _moment_specs(boxed: PyTree) -> PyTree:
   return jax.tree.map(spec, boxed, is_leaf=is_box)
 
 
+def _carried(group) -> list:
+  """A group's own numbers a token, as lists that can be printed."""
+  return [(k, *(x.tolist() for x in v)) for k, v in group.columns.items()]
+
+
 def fingerprints(job: Job) -> dict[str, str]:
-  """Short content hashes that go into every checkpoint's metadata."""
+  """Short hashes of what a run follows from, see `resume.FINGERPRINTS`."""
   groups = job.train.groups + (job.aux.data.groups if job.aux else [])
   short = lambda text: hashlib.sha256(text.encode()).hexdigest()[:16]
-  feedback = str([g.feedback for g in groups])
-  return {
-    "config": short(config_lib.to_json(job.config)),
+  feedback = str([(g.feedback, *_carried(g)) for g in groups])
+  orders = [job.plan.order] + ([job.aux.plan.order] if job.aux else [])
+  template = [job.config.data.template, job.tokenizer.chat_template]
+  return job.weights | {
     "data": short(states.tokens_fingerprint(groups) + feedback),
+    "order": states.fingerprint(orders)[:16],
+    "template": short(str(template)),
     "tokenizer": job.tokenizer.fingerprint()[:16],
   }

@@ -56,4 +56,4 @@ def symmetrised(wins: Array) -> Array:
   wins[i, j] is its P(i beats j) with i shown first; the result adds up to 1
   with its transpose and is 1/2 on the diagonal.
   """
-  return (wins + 1 - jnp.swapaxes(wins, -1, -2)) / 2
+  return (wins + 1 - wins.swapaxes(-1, -2)) / 2

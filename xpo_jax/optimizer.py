@@ -63,6 +63,7 @@ def _decayed(params):
 
   def rule(path, leaf):
     names = {getattr(p, "key", None) for p in path}
-    return not ({"scale", "bias"} & names) and leaf.ndim > 1
+    vector = any(str(n).endswith(("scale", "bias")) for n in names)
+    return not vector and leaf.ndim > 1
 
   return jax.tree_util.tree_map_with_path(rule, params)

@@ -7,6 +7,7 @@ names to mesh axes. An unknown name is an error, not a silent replication.
 import contextlib
 import os
 from pathlib import Path
+import sys
 
 from flax import linen as nn
 import jax
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from xpo_jax import watchdog
 from xpo_jax.errors import usage_error
 from xpo_jax.types import PyTree
 
@@ -31,6 +33,8 @@ AXIS_RULES = (
   ("lora", None),
 )
 ROWS = PartitionSpec(("data", "fsdp"))
+HEARTBEAT_SECONDS = 10
+SHUTDOWN_SECONDS = 120  # a host waits so long for the others to end, too
 
 
 def start(cache: Path) -> None:
@@ -39,18 +43,40 @@ def start(cache: Path) -> None:
   Compiled programs are kept below `cache`, private to this user. Other hosts
   of the run are joined if the environment names them: JAX_COORDINATOR_ADDRESS
   with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or TPU_WORKER_HOSTNAMES with
-  several names.
+  several names. A host that has died is noticed after `HEARTBEAT_SECONDS`.
   """
+  watchdog.show_crashes()
   folder = cache / "compiled"
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   jax.config.update("jax_compilation_cache_dir", str(folder))
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   if address:
     jax.distributed.initialize(
-      address, _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+      address,
+      _number("JAX_NUM_PROCESSES"),
+      _number("JAX_PROCESS_ID"),
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
   elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-    jax.distributed.initialize()
+    jax.distributed.initialize(
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
+
+
+def abandon(code: int) -> None:
+  """Ends a process of several whose error the others do not share.
+
+  An ordinary exit would wait for them while they wait for this one; so they
+  learn of it from its lost connection or heartbeat. One process alone returns.
+  """
+  if not jax.distributed.is_initialized() or jax.process_count() == 1:
+    return
+  sys.stdout.flush()
+  sys.stderr.flush()
+  watchdog.show_stacks()
+  os._exit(code)
 
 
 def _number(name: str) -> int:
@@ -121,17 +147,38 @@ def put_batch(mesh: Mesh, batch: PyTree) -> PyTree:
 
   Every process holds the whole host batch and keeps only its own part.
   """
-  sharding = NamedSharding(mesh, PartitionSpec(None, *ROWS))
+  return _put(batch, NamedSharding(mesh, PartitionSpec(None, *ROWS)))
 
+
+def put_rows(mesh: Mesh, tree: PyTree) -> PyTree:
+  """Host arrays [rows, ...] -> arrays sharded on axis 0."""
+  return _put(tree, NamedSharding(mesh, ROWS))
+
+
+def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
   def put(x):
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 
-  return jax.tree.map(put, batch)
+  return jax.tree.map(put, tree)
+
+
+def abstract(tree: PyTree) -> PyTree:
+  """Shapes and dtypes of arrays, without reading those still in files."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, jax.dtypes.canonicalize_dtype(x.dtype)
+    ),
+    tree,
+  )
 
 
 def put_params(mesh: Mesh, params: PyTree, logical: PyTree) -> PyTree:
-  """Host parameters -> arrays sharded by the table."""
+  """Host parameters -> arrays sharded by the table.
+
+  Of a parameter that is still in files (`weights.names.Leaf`), a host reads its
+  own devices' parts only.
+  """
 
   def put(x, sharding):
     return jax.make_array_from_callback(
@@ -144,6 +191,13 @@ def put_params(mesh: Mesh, params: PyTree, logical: PyTree) -> PyTree:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of scalars."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def all_agree(holds: bool) -> bool:
+  """Whether it holds on every process."""
+  if jax.process_count() == 1:
+    return holds
+  return bool(multihost_utils.process_allgather(np.bool_(holds)).all())
 
 
 def to_host(x: jax.Array) -> np.ndarray:

@@ -23,6 +23,7 @@ from xpo_jax import (
   metrics,
   progress,
   report,
+  stopping,
   train,
 )
 from xpo_jax.errors import checkpoint_error, usage_error
@@ -57,7 +58,7 @@ def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
       evaluation.check(stage, f"stages.{name}")
   digests = _digests(settings)
   done = {}
-  with checkpoint.locked(workdir):
+  with stopping.at_once(), checkpoint.locked(workdir):
     for name in stages:
       _refuse_change(workdir / name, digests[name])
     for number, (name, stage) in enumerate(stages.items(), 1):

@@ -15,7 +15,8 @@ from xpo_jax.errors import usage_error
 from xpo_jax.methods.registry import Method
 from xpo_jax.models import heads, states
 from xpo_jax.models import model as lm
-from xpo_jax.models.model import Model
+from xpo_jax.models.model import Model, Weights
+from xpo_jax.models.presets import SIZES
 from xpo_jax.models.weights.tokenizer import train_bpe
 from xpo_jax.pretrained import Pretrained
 from xpo_jax.trio import Frozen
@@ -25,9 +26,21 @@ TINY_VOCABULARY = 2048
 
 
 def load_policy(config, texts) -> Pretrained:
-  """The policy's start; the tiny preset learns its own BPE from `texts`."""
+  """The policy's start; the tiny preset learns its own BPE from `texts`.
+
+  Raises:
+    XpoError: a source that cannot be loaded, or only sizes to compile for.
+  """
+  if config.model.source in SIZES:
+    raise usage_error(
+      f"model.source={config.model.source!r} names sizes for `xpo compile`; "
+      "set it to a folder of such weights to train"
+    )
   if config.model.source != "tiny":
-    return pretrained.load_pretrained(config.model.source, config.model.dtype)
+    found = pretrained.load_pretrained(
+      config.model.source, config.model.dtype, unread=True
+    )
+    return _dated(found, config.data.template_date)
   tokenizer = train_bpe(texts, TINY_VOCABULARY)
   tiny = pretrained.load_weights("tiny").config_kwargs
   sizes = pretrained.TransformerConfig(
@@ -35,7 +48,16 @@ def load_policy(config, texts) -> Pretrained:
   )
   model = Model(sizes, dtype=config.model.dtype)
   params = pretrained.random_params(model, config.seed)
-  return Pretrained(model, params, tokenizer)
+  found = Pretrained(model, params, tokenizer)
+  return _dated(found, config.data.template_date)
+
+
+def _dated(found: Pretrained, date: str) -> Pretrained:
+  """With the date that the chat template is to write."""
+  if not date or found.tokenizer is None:
+    return found
+  tokenizer = dataclasses.replace(found.tokenizer, template_date=date)
+  return dataclasses.replace(found, tokenizer=tokenizer)
 
 
 def make_model(config, base: Model) -> Model:
@@ -113,13 +135,10 @@ def make_frozen(
   """
   names = lm.specs(model)
   put = lambda tree: parallel.put_params(
-    mesh, tree, {k: names[k] for k in tree}
+    mesh, compact(tree, model.dtype), {k: names[k] for k in tree}
   )
   reference, lora = parts.top, bool(model.lora[0])
-  # Full distributions are never cached.
-  whole = any(n.startswith("token_kl") for n in needs)
-  asked = config.reference.mode == "live" and "reference_logps" in needs
-  live = whole or asked
+  live = reference_is_live(config, needs)
   if config.reference.source:
     if live and lora:
       raise usage_error(
@@ -135,10 +154,79 @@ def make_frozen(
   return frozen, reference
 
 
+def reference_is_live(config, needs: frozenset[str]) -> bool:
+  """Whether the reference runs in every step."""
+  # Full distributions are never cached.
+  whole = any(n.startswith("token_kl") for n in needs)
+  asked = config.reference.mode == "live" and "reference_logps" in needs
+  return whole or asked
+
+
+def compact(tree: PyTree, dtype: str) -> PyTree:
+  """Frozen weights in the compute type: half the bytes, the same results.
+
+  Kernels and tables are cast to `dtype` wherever they are used; norms compute
+  in float32 and keep it.
+  """
+
+  def cast(path, leaf):
+    norm = any("norm" in str(getattr(p, "key", "")) for p in path)
+    return leaf if norm or leaf.dtype == dtype else leaf.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, tree)
+
+
+def devices_of(mesh, model: Model) -> states.Devices:
+  """The mesh for frozen numbers: each device holds its part of the weights."""
+  if mesh.size == 1:
+    return states.ONE
+  names, last = lm.specs(model), [None, None]
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  pick = lambda tree: {k: names[k] for k in tree}
+
+  def weights(tree):
+    leaves = tuple(map(id, jax.tree.leaves(tree)))
+    if last[0] != leaves:
+      if isinstance(tree, Weights):
+        logical = Weights(pick(tree.trunk), pick(tree.top))
+      else:
+        logical = pick(tree)
+      held = compact(tree, model.dtype)
+      last[:] = [leaves, parallel.put_params(mesh, held, logical)]
+    return last[1]
+
+  return states.Devices(
+    rows=-(-states.CHUNK_ROWS // parts) * parts,
+    key=tuple(mesh.shape.items()),
+    use=lambda: parallel.use(mesh),
+    weights=weights,
+    batch=lambda tree: parallel.put_rows(mesh, tree),
+    result=parallel.to_host,
+    agree=parallel.all_agree,
+  )
+
+
+def fingerprints(
+  model: Model, parts: Parts, reference: PyTree, needs: frozenset[str]
+) -> dict[str, str]:
+  """Hashes of the weights that a run folder does not hold; "" for none.
+
+  base: what `pretrained` loads again to make the trained model whole.
+  reference: what the loss compares with.
+  """
+  compared = any(n.startswith(("reference", "token_kl")) for n in needs)
+  return {
+    "base": states.base_fingerprint(
+      parts.trunk, parts.top if model.lora[0] else {}
+    ),
+    "reference": states.fingerprint(reference)[:16] if compared else "",
+  }
+
+
 def _other_reference(config, model: Model, trunk: PyTree) -> PyTree:
   """The top of reference.source, whose trunk must be the policy's."""
   source = config.reference.source
-  other = pretrained.load_pretrained(source, config.model.dtype)
+  other = pretrained.load_pretrained(source, config.model.dtype, unread=True)
   if other.model.config != model.config:
     raise usage_error(
       f"reference.source={source!r}: another architecture than the policy's; "

@@ -6,6 +6,7 @@ of an earlier run of `xpo train`.
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from pathlib import Path
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xpo_jax import checkpoint, config, run_folder, stored
-from xpo_jax.errors import usage_error
+from xpo_jax.errors import checkpoint_error, usage_error
 from xpo_jax.models import model as lm
 from xpo_jax.models import sequences, states
 from xpo_jax.models.model import Model, Weights
@@ -28,6 +29,7 @@ from xpo_jax.models.weights.tokenizer_files import (
 from xpo_jax.rollout import requests, sampler, stops
 from xpo_jax.types import Array, PyTree
 
+MAX_DRAWN = 2**28  # weights drawn at random; `tiny` has under 2**20
 PROMPT_BUCKET = 16  # prompts are padded to multiples: few compilations
 
 
@@ -270,9 +272,23 @@ def load_pretrained(
 
 
 def random_params(model: Model, seed: int) -> PyTree:
-  """Seeded initial parameters as numpy."""
-  make = jax.jit(lambda key: nn.unbox(lm.init(model, key)))
-  return jax.tree.map(np.asarray, make(jax.random.key(seed)))
+  """Seeded initial parameters as numpy.
+
+  Raises:
+    XpoError: more than any preset asks for (66): a run folder's sizes are what
+      somebody wrote there.
+  """
+  make, key = (
+    jax.jit(lambda k: nn.unbox(lm.init(model, k))),
+    jax.random.key(seed),
+  )
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(make.eval_shape(key)))
+  if count > MAX_DRAWN:
+    raise checkpoint_error(
+      f"{count} weights would be drawn, at most {MAX_DRAWN} are: these sizes "
+      "are no preset's; bring the run's own model.json back"
+    )
+  return jax.tree.map(np.asarray, make(key))
 
 
 def save_description(

@@ -44,7 +44,7 @@ def read(source: str | Path, dtype: str = "float32") -> Run:
     settings = config.from_json(
       (run / "config.json").read_text(), str(run / "config.json")
     )
-  except (OSError, ValueError, KeyError, TypeError) as e:
+  except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
     raise checkpoint_error(
       f"{run}: not a complete run folder ({e}); train it again"
     ) from e

@@ -120,7 +120,11 @@ def open_run(source: str | os.PathLike) -> Run:
     if stages:
       mend = f"it has stages, name one of them: {', '.join(stages)}"
     raise checkpoint_error(f"{folder} is no training run; {mend}")
-  config = config_lib.from_json(path.read_text(encoding="utf-8"), str(path))
+  try:
+    text = path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as e:
+    raise checkpoint_error(f"{path}: byte {e.start} is no UTF-8") from e
+  config = config_lib.from_json(text, str(path))
   step = stored.choose(folder, which)
   tokenizer = tokenizer_from_folder(folder / "tokenizer")
   if tokenizer is None:

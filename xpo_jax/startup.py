@@ -8,7 +8,6 @@ import numpy as np
 
 from xpo_jax import parallel, progress, trio
 from xpo_jax.errors import numeric_error
-from xpo_jax.models import heads
 from xpo_jax.models import model as lm
 from xpo_jax.models.transformer import Places
 from xpo_jax.rollout import sampler
@@ -51,7 +50,13 @@ def _data_rows(job):
     if ended and len(c)
   }
   empty = sum(1 for g in groups if not any(len(c) for c in g.completions))
-  cut = sum(1 for g in groups if not all(g.ended))
+  cut = sum(
+    1
+    for g in groups
+    if any(
+      len(c) and not e for c, e in zip(g.completions, g.ended, strict=True)
+    )
+  )
   twice = 0
   once = 0
   for g in groups:
@@ -66,8 +71,10 @@ def _data_rows(job):
   ]
   bos = tokenizer.bos_id
   if bos is not None:
-    wrong = sum(1 for g in groups if int(np.sum(g.prompt == bos)) != 1)
-    rows.append(("prompts without exactly one BOS", wrong, "0", wrong == 0))
+    # Some chat templates write another one before every later turn.
+    starts = lambda p: int(np.argmin(np.append(p, bos - 1) == bos))
+    wrong = sum(1 for g in groups if starts(g.prompt) != 1)
+    rows.append(("prompts not begun by one BOS", wrong, "0", wrong == 0))
   return rows
 
 
@@ -83,8 +90,7 @@ def _reference_rows(job, state, batch, limit):
     gap = jnp.where(
       x.completion_mask, jnp.abs(x.policy_logps - x.reference_logps), 0.0
     )
-    x = x.replace(state=state.method_state, noise=jax.random.key(0))
-    output = objective.loss(x)
+    output = objective.loss(x, state.method_state, jax.random.key(0))
     value = jnp.sum(output.loss) / jnp.maximum(jnp.sum(output.weight), 1.0)
     return jnp.max(gap), value, output.metrics
 
@@ -132,8 +138,7 @@ def _sampler_row(job, state, limit, count=4, new=8):
     at = jnp.broadcast_to(jnp.arange(whole.shape[1]), whole.shape)
     places = Places(at, jnp.ones_like(at), jnp.zeros_like(at))
     states = lm.hidden(model, weights, whole, places)
-    kernel = lm.head_kernel(model, weights)
-    return heads.token_logps(heads.gather(states, place), kernel, target)
+    return lm.logps(model, weights, states, place, target)
 
   place = lengths[:, None] - 1 + np.arange(new)
   logps = parallel.to_host(teacher(weights, whole, place, drawn))

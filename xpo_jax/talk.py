@@ -143,5 +143,5 @@ def _template_of_run(folder: Path) -> str:
   try:
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return saved["data"]["template"]
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return ""

@@ -1,46 +1,31 @@
 """One training run: build, check, step, evaluate, checkpoint."""
 
-import contextlib
+from collections.abc import Collection
 import os
 from pathlib import Path
-import signal
 import time
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from xpo_jax import (
   checkpoint,
-  checks,
   held_out,
   metrics,
   parallel,
   pretrained,
   progress,
+  resume,
   startup,
+  stopping,
+  watchdog,
 )
-from xpo_jax import config as config_lib
 from xpo_jax import job as jobs
 from xpo_jax.data import loader, packing, planning
-from xpo_jax.errors import (
-  Exit,
-  XpoError,
-  checkpoint_error,
-  numeric_error,
-)
+from xpo_jax.errors import numeric_error
 from xpo_jax.step import make_train_step
 from xpo_jax.types import TrainState
 
-# What a resumed run may change: nothing in it decides the parameters.
-MAY_CHANGE = (
-  "batch.microbatches",
-  "optimizer.max_skipped",
-  "train.eval_every",
-  "train.keep",
-  "train.log_every",
-  "train.save_every",
-)
 SHOWN = {
   "loss": ".4f",
   "rewards/margin": "+.3f",
@@ -49,29 +34,12 @@ SHOWN = {
 }
 
 
-@contextlib.contextmanager
-def on_sigterm():
-  """Yields asked(step): whether to stop after this step. Poll it every step.
-
-  SIGTERM only sets a flag, so that the current step can be saved. With several
-  processes jax's own service lets all of them stop after the same step.
-  """
-  if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  received = []
-  try:
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-  except ValueError:  # not the main thread (a notebook's worker)
-    yield lambda step: False
-    return
-  try:
-    yield lambda step: bool(received)
-  finally:
-    signal.signal(signal.SIGTERM, before)
-
-
-def run(config, workdir: str | os.PathLike, devices=None) -> dict:
+def run(
+  config,
+  workdir: str | os.PathLike,
+  devices=None,
+  allow_change: Collection[str] = (),
+) -> dict:
   """Trains to the last step, resuming from the newest checkpoint.
 
   Args:
@@ -79,6 +47,8 @@ def run(config, workdir: str | os.PathLike, devices=None) -> dict:
     workdir: run folder: checkpoints/, metrics.jsonl, tensorboard/, tokenizer/,
       config.json, summary.json.
     devices: the mesh's devices; all if None.
+    allow_change: config keys and `resume.FINGERPRINTS` that may be others than
+      those of the run's newest checkpoint.
 
   Returns:
     the summary: steps, seconds, last and held-out metrics, row accounting.
@@ -88,39 +58,20 @@ def run(config, workdir: str | os.PathLike, devices=None) -> dict:
       (73), storage (74), SIGTERM after saving (75).
   """
   folder = Path(workdir)
-  with checkpoint.locked(folder), on_sigterm() as asked:
-    refuse_change(folder, config)
+  resume.check_allowed(allow_change, config)
+  with stopping.at_once(), checkpoint.locked(folder):
+    resume.refuse_config(folder, config, allow_change)
     job = jobs.build(config, devices)
-    model = job.objective.model
     if jax.process_index() == 0:
       describe(job)
-      pretrained.save_description(folder, model, job.tokenizer, config)
     with (
       parallel.use(job.mesh),
-      checkpoint.open_checkpoints(folder, config.train.keep) as manager,
+      checkpoint.open_checkpoints(
+        folder, config.train.keep, config.train.keep_best
+      ) as manager,
+      watchdog.watching(config.train.stall_seconds) as alive,
     ):
-      return _run(job, folder, manager, asked)
-
-
-def refuse_change(folder: Path, config) -> None:
-  """A run with checkpoints goes on under its own config, or not at all.
-
-  Raises:
-    XpoError: a key of `config` that decides the result has another value than
-      in the folder's config.json (exit code 66).
-  """
-  path = folder / "config.json"
-  if not checkpoint.saved_steps(folder) or not path.is_file():
-    return
-  old = checks.leaves(config_lib.from_json(path.read_text(), str(path)))
-  new = checks.leaves(config)
-  for key in sorted({*old, *new}):
-    free = key in MAY_CHANGE or key.startswith(("mesh.", "data.eval_"))
-    if not free and old.get(key) != new.get(key):
-      raise checkpoint_error(
-        f"{folder} was trained with {key}={old.get(key)!r}, now it is "
-        f"{new.get(key)!r}; use the old value or another --workdir"
-      )
+      return _run(job, folder, manager, alive, allow_change)
 
 
 def describe(job: jobs.Job) -> None:
@@ -167,25 +118,33 @@ def compile_step(job: jobs.Job, state: TrainState):
   )
 
 
-def _run(job, folder, manager, asked) -> dict:
+def _run(job, folder, manager, alive, allow_change) -> dict:
   state = jobs.init_state(job)
   batches = _loader(job)
-  found = checkpoint.restore(manager, state)
+  found, meta = checkpoint.restore(manager, state), resume.metadata(job)
   if found:
-    state, position, meta = found
-    _refuse_data(job, folder, meta)
+    state, position, old = found
+    resume.refuse_fingerprints(
+      folder,
+      old.get("fingerprints", {}),
+      meta["fingerprints"],
+      allow_change,
+    )
     batches.set_state(position)
     print(f"resumed at step {int(state.step)} of {job.steps}")
+  if jax.process_index() == 0:
+    pretrained.save_description(
+      folder, job.objective.model, job.tokenizer, job.config
+    )
   first, began = int(state.step), time.monotonic()
   writer = None
   if jax.process_index() == 0:
     writer = metrics.make_writer(folder, first + 1)
   try:
     if first < job.steps:
-      state = _loop(
-        job, state, batches, manager, writer, asked, fresh=not found
-      )
-    numbers = held_out.evaluate(job, state, folder)
+      checkpoint.require_room(manager, state, job.config.train.keep)
+      state = _loop(job, state, batches, meta, manager, writer, alive)
+    numbers = held_out.evaluate(job, state, folder, alive)
     if writer and not _evaluated(folder, job.steps):
       _write_evaluation(writer, job.steps, numbers)
   finally:
@@ -224,17 +183,6 @@ def _loader(job):
   )
 
 
-def _refuse_data(job, folder, meta) -> None:
-  now = jobs.fingerprints(job)
-  for name in ("data", "tokenizer"):
-    if meta.get(name) != now[name]:
-      raise checkpoint_error(
-        f"{folder}: {name} has changed since the last step (fingerprint "
-        f"{meta.get(name)}, now {now[name]}); bring it back or choose another "
-        "--workdir"
-      )
-
-
 def _write_evaluation(writer, step, numbers) -> None:
   if numbers:
     writer.write(step, {f"eval/{k}": v for k, v in numbers.items()})
@@ -251,22 +199,32 @@ def _last_metrics(folder) -> dict[str, float]:
   return {k: v[-1][1] for k, v in series.items() if not k.startswith("eval/")}
 
 
-def _loop(job, state, batches, manager, writer, asked, fresh) -> TrainState:
+def _loop(job, state, batches, meta, saver, writer, alive) -> TrainState:
   config, first = job.config.train, int(state.step)
   step_fn = compile_step(job, state)
   scored = int(np.sum(planning.costs(job.plan.lengths)[:, 1]))
   per_step = scored * job.config.batch.prompts / len(job.train)
-  values, clock = {}, time.monotonic()
-  meta = jobs.fingerprints(job)
-  with progress.track(
-    job.steps, job.objective.method.id, SHOWN, initial=first
-  ) as task:
+  values, device_values, clock = {}, {}, time.monotonic()
+  losses = _held_out_losses(saver.folder.parent)
+  save = lambda: checkpoint.save(
+    saver, state, batches.get_state(), meta, losses
+  )
+  with (
+    stopping.after_step() as asked,
+    progress.track(
+      job.steps, job.objective.method.id, SHOWN, initial=first
+    ) as task,
+  ):
     for number in range(first, job.steps):
       _, parts = next(batches)
       batch, *more = parallel.put_batch(job.mesh, parts)
       if number == first:
-        startup.run_checks(job, state, batch, fresh)
+        startup.run_checks(job, state, batch, fresh=not number)
+      before = device_values
       state, device_values = step_fn(state, job.frozen, batch, *more)
+      # Waits for the step before this one: one is always under way.
+      _check_finite(job, number, before)
+      alive()
       done = number + 1
       if done % config.log_every == 0 or done == job.steps:
         values = {k: float(v) for k, v in device_values.items()}
@@ -276,29 +234,42 @@ def _loop(job, state, batches, manager, writer, asked, fresh) -> TrainState:
         values["perf/tokens_per_second"] = rate
         if writer:
           writer.write(done, values)
-        _stop_if_not_finite(job, values)
       task.advance(values)
       if config.eval_every and done % config.eval_every == 0 < job.steps - done:
-        numbers = held_out.evaluate(job, state)
+        numbers = held_out.evaluate(job, state, alive=alive)
+        losses[done] = numbers.get("loss")
         if writer:
           _write_evaluation(writer, done, numbers)
         clock = time.monotonic()
-      stop = asked(done)
-      if stop or done % config.save_every == 0 or done == job.steps:
-        checkpoint.save(manager, state, batches.get_state(), meta)
-      if stop and done < job.steps:
-        manager.wait_until_finished()
-        raise XpoError(
-          f"stopped by SIGTERM, saved at step {done} of {job.steps}; start the "
-          "same command again to go on",
-          Exit.PREEMPTED,
-        )
+      stop, last = asked(done), done == job.steps
+      if saver.poll() or stop or last or done % config.save_every == 0:
+        save()
+      while (stop or last) and not saver.wait():
+        save()  # until it is on the disk, or has failed too often
+      if stop and not last:
+        raise stopping.error(stop, f"saved at step {done} of {job.steps}")
+  _check_finite(job, job.steps, device_values)
   return state
 
 
-def _stop_if_not_finite(job, values) -> None:
+def _held_out_losses(folder: Path) -> dict[int, float]:
+  return dict(metrics.read_metrics(folder).get("eval/loss", ()))
+
+
+def _check_finite(job, step: int, values) -> None:
+  """Names the rows of a step that was skipped, and counts to the limit."""
+  skipped = int(values.get("optimizer/skipped", 0))
+  if not skipped:
+    return
+  ids = [job.train.groups[i].id for i in job.plan.order[step - 1]]
+  if jax.process_index() == 0:
+    more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+    print(
+      f"warning: step {step} changed nothing, its loss or gradient is not "
+      f"finite; its rows: {', '.join(ids[:8])}{more}"
+    )
   limit = job.config.optimizer.max_skipped
-  if values["optimizer/skipped"] >= limit:
+  if skipped >= limit:
     raise numeric_error(
       f"{limit} steps in a row had a loss or gradient that is not finite; "
       f"lower optimizer.learning_rate={job.config.optimizer.learning_rate} or "

@@ -23,12 +23,16 @@ def cached(
   key: dict,
   shape: tuple[int, ...],
   fill: Callable[[np.ndarray], None],
+  agree: Callable[[bool], bool] = bool,
 ) -> np.ndarray:
-  """A float32 array of `shape` under its content key; filled if absent."""
+  """A float32 array of `shape` under its content key; filled if absent.
+
+  Several processes that fill it together `agree` whether all have it.
+  """
   text = json.dumps(key | {"layout": LAYOUT}, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:24]
   path = folder / f"{name}-{digest}.npy"
-  if not _usable(path, shape):
+  if not agree(_usable(path, shape)):
     try:
       _fill(path, shape, fill)
     except OSError as e:

@@ -6,6 +6,7 @@ weights, dtype and layout: changing any of them computes anew.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,6 +22,33 @@ from xpo_jax.models.transformer import Places
 from xpo_jax.types import PyTree
 
 CHUNK_ROWS = 4
+
+
+def _read(tree: PyTree) -> PyTree:
+  """Weights as they are, read if they are still in their files."""
+  return jax.tree.map(np.asarray, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+  """Where numbers are computed: the default device, unless said otherwise.
+
+  rows: computed at once. key: what the last bits depend on beside the device
+  kind. use: a context for the computation. weights, batch: from the host to the
+  devices. result: back, the whole on every process. agree: whether something
+  holds on all processes.
+  """
+
+  rows: int = CHUNK_ROWS
+  key: tuple = ()
+  use: Callable = contextlib.nullcontext
+  weights: Callable[[PyTree], PyTree] = _read
+  batch: Callable[[PyTree], PyTree] = lambda tree: tree
+  result: Callable[[jax.Array], np.ndarray] = np.asarray
+  agree: Callable[[bool], bool] = bool
+
+
+ONE = Devices()
 
 
 def fingerprint(tree: PyTree) -> str:
@@ -127,14 +155,14 @@ def _row_length(groups) -> int:
   return max(256, -(-longest // 64) * 64)
 
 
-def _batches(groups, row_length):
-  """Yields (row lists, padded to CHUNK_ROWS; laid-out arrays)."""
+def _batches(groups, row_length, count):
+  """Yields (`count` row lists, the last ones empty; laid-out arrays)."""
   rows = _rows(groups, row_length)
   most = max(sum(group_targets(groups[i]) for i, _ in row) for row in rows)
   targets = -(-most // 64) * 64
-  for start in range(0, len(rows), CHUNK_ROWS):
-    part = rows[start : start + CHUNK_ROWS]
-    part = part + [[]] * (CHUNK_ROWS - len(part))
+  for start in range(0, len(rows), count):
+    part = rows[start : start + count]
+    part = part + [[]] * (count - len(part))
     yield part, _lay_out(groups, part, row_length, targets)
 
 
@@ -148,24 +176,29 @@ def trunk_states(
   groups: Sequence,
   folder: Path,
   track: Callable = lambda it, total: it,
+  devices: Devices = ONE,
 ) -> Callable:
   """A lookup group -> float32 [slots, D] (prompt, completion 1, ..)."""
   offsets = _offsets([group_slots(g) for g in groups])
   length = _row_length(groups)
 
   def fill(out):
-    total = -(-len(_rows(groups, length)) // CHUNK_ROWS)
-    read = jax.tree.map(np.asarray, trunk)
-    for rows, (tokens, places, *_) in track(_batches(groups, length), total):
-      states = np.asarray(_row_states(model, read, tokens, places))
+    total = -(-len(_rows(groups, length)) // devices.rows)
+    batches = _batches(groups, length, devices.rows)
+    placed = devices.weights(trunk)
+    for rows, (tokens, places, *_) in track(batches, total):
+      tokens, places = devices.batch((tokens, places))
+      with devices.use():
+        states = _row_states(model, placed, tokens, places)
+      states = devices.result(states)
       for r, row in enumerate(rows):
         for i, at in row:
           n = offsets[i + 1] - offsets[i]
           out[offsets[i] : offsets[i + 1]] = states[r, at : at + n]
 
-  key = _key(model, trunk, groups)
+  key = _key(model, trunk, groups, devices)
   shape = (int(offsets[-1]), model.config.width)
-  array = cache.cached(folder, "trunk", key, shape, fill)
+  array = cache.cached(folder, "trunk", key, shape, fill, devices.agree)
   number = _number(groups)
 
   def look_up(group):
@@ -182,6 +215,7 @@ def reference_logps(
   folder: Path,
   trunk: Callable | None = None,
   track: Callable = lambda it, total: it,
+  devices: Devices = ONE,
 ) -> Callable:
   """A lookup group -> list over K of float32 [n_k] log-probs.
 
@@ -192,7 +226,7 @@ def reference_logps(
     return _row_logps(model, weights, tokens, places, states, place, target)
 
   return _completion_numbers(
-    "logps", weights, numbers, model, groups, folder, trunk, track
+    "logps", weights, numbers, model, groups, folder, trunk, track, devices
   )
 
 
@@ -212,23 +246,22 @@ def reward_scores(
 
   both = (weights, head)
   return _completion_numbers(
-    "rewards", both, numbers, model, groups, folder, trunk, track
+    "rewards", both, numbers, model, groups, folder, trunk, track, ONE
   )
 
 
 def _completion_numbers(
-  name, weights, numbers, model, groups, folder, trunk, track
+  name, weights, numbers, model, groups, folder, trunk, track, devices
 ) -> Callable:
   """Caches one number a completion token; see `reference_logps`."""
   offsets = _offsets([group_targets(g) for g in groups])
   length = _row_length(groups)
 
   def fill(out):
-    total = -(-len(_rows(groups, length)) // CHUNK_ROWS)
-    read = jax.tree.map(np.asarray, weights)
-    for rows, (tokens, places, place, at, target) in track(
-      _batches(groups, length), total
-    ):
+    total = -(-len(_rows(groups, length)) // devices.rows)
+    batches = _batches(groups, length, devices.rows)
+    placed = devices.weights(weights)
+    for rows, (tokens, places, *targets) in track(batches, total):
       states = None
       if trunk is not None:
         states = np.zeros((*tokens.shape, model.config.width), np.float32)
@@ -236,9 +269,10 @@ def _completion_numbers(
           for i, start in row:
             end = start + group_slots(groups[i])
             states[r, start:end] = trunk(groups[i])
-      found = np.asarray(
-        numbers(read, tokens, places, states, place, at, target)
-      )
+      inputs = devices.batch((tokens, places, states, *targets))
+      with devices.use():
+        found = numbers(placed, *inputs)
+      found = devices.result(found)
       for r, row in enumerate(rows):
         m = 0
         for i, _ in row:
@@ -246,8 +280,8 @@ def _completion_numbers(
           out[offsets[i] : offsets[i + 1]] = found[r, m : m + n]
           m += n
 
-  key = _key(model, weights, groups)
-  array = cache.cached(folder, name, key, (int(offsets[-1]),), fill)
+  key, shape = _key(model, weights, groups, devices), (int(offsets[-1]),)
+  array = cache.cached(folder, name, key, shape, fill, devices.agree)
   number = _number(groups)
 
   def look_up(group):
@@ -261,9 +295,10 @@ def _completion_numbers(
   return look_up
 
 
-def _key(model: Model, weights: PyTree, groups: Sequence) -> dict:
+def _key(model: Model, weights: PyTree, groups: Sequence, devices) -> dict:
   """Everything that the numbers of `groups` follow from."""
   return {
+    **({"devices": devices.key} if devices.key else {}),
     "tokens": tokens_fingerprint(groups),
     "weights": fingerprint(weights),
     "config": dataclasses.asdict(model.config),

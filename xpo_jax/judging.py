@@ -1,0 +1,325 @@
+"""Models for judges: scores of completions, answers to questions, texts.
+
+All scores go through the packed forward of `xpo score`. Shapes are rounded up,
+so that a run that judges every step compiles a few programs and no more.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+
+from xpo_jax import (
+  implicit,
+  methods,
+  parallel,
+  pretrained,
+  score,
+  score_forward,
+  stored,
+)
+from xpo_jax.data import packing, templates
+from xpo_jax.data.planning import Shape, group_lengths
+from xpo_jax.data.records import Prompt, TokenGroup
+from xpo_jax.data.templates import Template
+from xpo_jax.errors import usage_error
+from xpo_jax.judges import pointwise
+from xpo_jax.judges.candidates import Ask, Judge, Reply, Score, Write
+from xpo_jax.models import model as lm
+from xpo_jax.pretrained import Pretrained
+from xpo_jax.score_forward import Scorer
+from xpo_jax.trio import Frozen
+from xpo_jax.types import Feedback
+
+ROWS = 16  # of one forward
+ROW_LENGTH = 1024  # slots of a row, where a single completion fits into it
+_LENGTH_STEP, _TARGET_STEP = 64, 16  # shapes are multiples of these
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """A language model that judges may ask.
+
+  Attributes:
+    model: with a tokenizer.
+    template: how texts become its ids.
+  """
+
+  model: Pretrained
+  template: Template
+
+  def ask(self) -> Ask:
+    """Sums of log-probs of each answer with its terminator.
+
+    A question that is too long for the model gets NaN.
+    """
+    count = implicit.LogpReward(scale=1.0, reference=False)
+    numbers = scores_of(make_scorer(self.model, "sft", count))
+    room = self.model.model.config.max_length
+
+    def ask(questions: Sequence[tuple[Prompt, Sequence[str]]]):
+      out = [np.full(len(answers), np.nan) for _, answers in questions]
+      groups, places = [], []
+      for n, (prompt, answers) in enumerate(questions):
+        ended = [True] * len(answers)
+        own = pointwise.token_group(
+          self.template, prompt, answers, ended, f"question {n}"
+        )
+        if len(own.prompt) + max(map(len, own.completions)) <= room:
+          groups.append(own)
+          places.append(n)
+      for n, found in zip(places, numbers(groups), strict=True):
+        out[n] = found
+      return out
+
+    return ask
+
+  def write(
+    self,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> Write:
+    """One sampled reply a request; temperature 0 is greedy.
+
+    A question that leaves no room for the reply gets None.
+    """
+    room = self.model.model.config.max_length - max_new_tokens
+
+    def write(requests: Sequence[tuple[Prompt, int]]) -> list[Reply | None]:
+      ids = [np.asarray(self.template.prompt(p), np.int32) for p, _ in requests]
+      fits = [n for n, own in enumerate(ids) if 0 < len(own) <= room]
+      out: list[Reply | None] = [None] * len(ids)
+      for at in range(0, len(fits), ROWS):
+        part = fits[at : at + ROWS]
+        filled = part + [part[-1]] * (ROWS - len(part))
+        samples, texts = self.model.sample(
+          [ids[n] for n in filled],
+          max_new_tokens=max_new_tokens,
+          temperature=temperature,
+          top_p=top_p,
+          seed=seed + at,
+          end_id=self.template.end_id,
+        )
+        for n, own, ended in zip(part, texts, samples.ended, strict=False):
+          out[n] = Reply(own[0], bool(ended[0]))
+      return out
+
+    return write
+
+
+def open_reader(source: str, template: str = "auto") -> Reader:
+  """A run, preset, folder or .gguf file as a judge to be asked.
+
+  Raises:
+    XpoError: no model there, or it has no tokenizer.
+  """
+  model = pretrained.load_pretrained(source)
+  return Reader(model, make_template(source, model, template))
+
+
+def make_template(
+  source: str, model: Pretrained, name: str = "auto"
+) -> Template:
+  """The template of that name; auto: the run's own, else the model's usual.
+
+  Raises:
+    XpoError: the model has no tokenizer.
+  """
+  if model.tokenizer is None:
+    raise usage_error(
+      f"{source} has no tokenizer, so it cannot judge; add tokenizer.json"
+    )
+  if name == "auto" and is_run(source):
+    name = score.open_run(source).config.data.template
+  if name == "auto":
+    name = templates.usual(model.tokenizer)
+  return templates.make_template(model.tokenizer, name)
+
+
+def is_run(source: str) -> bool:
+  """Whether it names a folder of `xpo train`."""
+  return (stored.split_source(source)[0] / "model.json").is_file()
+
+
+def reward_model(source: str, template: str = "auto") -> Judge:
+  """A pointwise judge: the head of a reward-model run, or of its export.
+
+  Args:
+    source: the run or export.
+    template: of an export; a run's own is always its own.
+
+  Raises:
+    XpoError: no reward model there.
+  """
+  if is_run(source):
+    return _run_judge(source, wants_head=True, beta=None)
+  model = pretrained.load_pretrained(source)
+  if model.reward_head is None:
+    raise usage_error(
+      f"{source} has no reward head; name a run of rm_bt or its export"
+    )
+  head = implicit.HeadReward("last")
+  score_ = scores_of(make_scorer(model, "rm_bt", head))
+  return pointwise.make_judge(
+    score_,
+    make_template(source, model, template),
+    model.model.config.max_length,
+  )
+
+
+def implicit_reward(
+  policy: str,
+  reference: str = "",
+  beta: float | None = None,
+  template: str = "auto",
+) -> Judge:
+  """A pointwise judge: beta (log pi - log ref) of a policy.
+
+  Args:
+    policy: a run is scored as its own method says; any other source needs a
+      reference and beta.
+    reference: source of the same architecture and tokenizer; empty: what the
+      run was trained against.
+    beta: scale; None: the run's own.
+    template: where a reference is named; auto: the policy's own or usual one.
+
+  Raises:
+    XpoError: a reference that does not go with the policy, or none.
+  """
+  if is_run(policy) and not reference:
+    return _run_judge(policy, wants_head=False, beta=beta)
+  if not reference or beta is None:
+    raise usage_error(
+      f"implicit reward of {policy}: name a reference and beta, or a run"
+    )
+  if not (beta > 0 and math.isfinite(beta)):
+    raise usage_error(f"implicit reward: beta={beta}; want a number > 0")
+  own = pretrained.load_pretrained(policy)
+  other = pretrained.load_pretrained(reference)
+  made = make_template(policy, own, template)
+  if other.model.config != own.model.config or (
+    other.tokenizer is not None
+    and other.tokenizer.fingerprint() != own.tokenizer.fingerprint()
+  ):
+    raise usage_error(
+      f"reference={reference!r} has another architecture or tokenizer than "
+      f"{policy}"
+    )
+  ratio = implicit.LogpReward(scale=beta, reference=True)
+  score_ = scores_of(make_scorer(own, "dpo", ratio, other))
+  return pointwise.make_judge(score_, made, own.model.config.max_length)
+
+
+def _run_judge(source: str, wants_head: bool, beta: float | None) -> Judge:
+  """What `xpo score` computes for a run, as a judge."""
+  found = score.open_run(source)
+  if found.method.trains_reward != wants_head:
+    kind, other = "a reward model", "a policy"
+    if not wants_head:
+      kind, other = other, kind
+    raise usage_error(
+      f"judge: {source} ({found.method.id}) is {other}; want {kind}"
+    )
+  reward = implicit.define(found.method, found.settings, beta)
+  scorer = score_forward.load(
+    f"{found.folder}@{found.step}",
+    found.config,
+    found.method,
+    reward,
+    found.tokenizer,
+  )
+  template = templates.make_template(
+    found.tokenizer, found.config.data.template
+  )
+  sizes = json.loads((found.folder / "model.json").read_text(encoding="utf-8"))
+  room = sizes["transformer"]["max_length"]
+  return pointwise.make_judge(scores_of(scorer), template, room)
+
+
+def make_scorer(
+  model: Pretrained,
+  method: str,
+  reward: implicit.Reward,
+  reference: Pretrained | None = None,
+) -> Scorer:
+  """A scorer over whole models, the batch shared by all devices."""
+  devices = jax.devices()
+  mesh = parallel.make_mesh(len(devices), 1, 1, devices=devices)
+  plain = dataclasses.replace(model.model, trunk_blocks=0, lora=(0, 1.0))
+  put = lambda params: parallel.put_params(mesh, params, lm.specs(plain))
+  policy = {"top": put(model.params)}
+  if model.reward_head is not None:
+    one = parallel.replicated(mesh)
+    policy["reward_head"] = jax.device_put(model.reward_head, one)
+  frozen = Frozen(reference=reference and put(reference.params))
+  forward = score_forward.make_score(plain, methods.get(method), reward)
+  return Scorer(mesh, ROW_LENGTH, {"policy": policy}, frozen, jax.jit(forward))
+
+
+def scores_of(scorer: Scorer) -> Score:
+  """The rewards [K] of every group, in rounded shapes."""
+  multiple = scorer.mesh.shape["data"] * scorer.mesh.shape["fsdp"]
+  rows = ROWS + -ROWS % multiple
+
+  def score_groups(groups: Sequence[TokenGroup]) -> list[np.ndarray]:
+    out = [np.full(len(g.completions), np.nan) for g in groups]
+    pieces = [p for n, g in enumerate(groups) for p in _pieces(n, g)]
+    shape = _shape([piece for _, _, piece in pieces], rows)
+    for at in range(0, len(pieces), rows):
+      part = pieces[at : at + rows]
+      batch = packing.pack([p for *_, p in part], shape, Feedback.SCORE)
+      batch = jax.tree.map(lambda x: x[None], batch)
+      with parallel.use(scorer.mesh):
+        found = scorer.score_batch(
+          scorer.params, scorer.frozen, parallel.put_batch(scorer.mesh, batch)
+        )
+      rewards = parallel.to_host(found["rewards"])
+      for (n, first, piece), own in zip(part, rewards, strict=False):
+        size = len(piece.completions)
+        out[n][first : first + size] = own[:size]
+    return out
+
+  return score_groups
+
+
+def _pieces(number: int, group: TokenGroup):
+  """(number, first completion, group) of parts that fit a row, if one can."""
+  first, used = 0, len(group.prompt)
+  for k, own in enumerate(group.completions):
+    if k > first and used + len(own) > ROW_LENGTH:
+      yield number, first, _part(group, first, k)
+      first, used = k, len(group.prompt)
+    used += len(own)
+  yield number, first, _part(group, first, len(group.completions))
+
+
+def _part(group: TokenGroup, first: int, end: int) -> TokenGroup:
+  cut = slice(first, end)
+  return dataclasses.replace(
+    group,
+    completions=group.completions[cut],
+    ended=group.ended[cut],
+    feedback=group.feedback[cut],
+  )
+
+
+def _shape(pieces: Sequence[TokenGroup], rows: int) -> Shape | None:
+  """One piece a row."""
+  if not pieces:
+    return None
+  lengths = group_lengths(pieces)
+  up = lambda n, step: int(-(-n // step) * step)
+  targets = lengths[:, 1:].sum(-1)
+  return Shape(
+    prompts=rows,
+    completions=lengths.shape[1] - 1,
+    tokens=up(lengths[:, 1:].max(), _TARGET_STEP),
+    rows=rows,
+    row_length=up((lengths[:, 0] + targets).max(), _LENGTH_STEP),
+    targets=up(targets.max(), _TARGET_STEP),
+  )

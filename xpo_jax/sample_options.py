@@ -1,0 +1,46 @@
+"""The flags of `xpo sample`; no jax here, so that --help answers at once."""
+
+import argparse
+import math
+
+from xpo_jax.errors import usage_error
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """What to sample from, and how."""
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+    "--checkpoint", help="a run (RUN@best, RUN@STEP) or an export"
+  )
+  source.add_argument("--model", help="preset, folder or .gguf file")
+  parser.add_argument(
+    "--prompt", action="append", help="may be repeated; none: a chat"
+  )
+  parser.add_argument("--max-new-tokens", type=int, default=128)
+  parser.add_argument(
+    "--temperature", type=float, default=0.7, help="0: the likeliest token"
+  )
+  parser.add_argument("--top-p", type=float, default=1.0, help="in (0, 1]")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--template",
+    default="auto",
+    choices=["auto", "plain", "chat"],
+    help="auto: the run's, else chat if the model has a chat template",
+  )
+
+
+def check(args: argparse.Namespace) -> None:
+  """Ranges.
+
+  Raises:
+    XpoError: a value out of its range.
+  """
+  if not (args.temperature >= 0 and math.isfinite(args.temperature)):
+    raise usage_error(f"--temperature={args.temperature} must be >= 0")
+  if not 0 < args.top_p <= 1:
+    raise usage_error(f"--top-p={args.top_p} must be in (0, 1]")
+  if args.max_new_tokens < 1:
+    raise usage_error(f"--max-new-tokens={args.max_new_tokens} must be >= 1")
+  if args.seed < 0:
+    raise usage_error(f"--seed={args.seed} must be >= 0")
