@@ -14,6 +14,7 @@ import traceback
 from typing import NamedTuple
 import warnings
 
+from xpo_jax import label_options
 from xpo_jax.errors import Exit, XpoError, usage_error
 
 _INSPECT_KEYS = (
@@ -309,6 +310,8 @@ COMMANDS: dict[str, Command] = {
   "sample": Command("write completions, or chat", _sample, _sample_flags),
   "evaluate": Command("evaluate a run again", _evaluate, _evaluate_flags),
   "score": Command("rewards and token credits", _score, _score_flags),
+  "label": Command("compare two samples, blind", label_options.run,
+                   label_options.add_flags),
   "export": Command("write a run's weights", _export, _export_flags),
   "verify": Command("check a run's files byte by byte", _verify, _verify_flags),
   "methods": Command("list the methods", _methods, _methods_flags),

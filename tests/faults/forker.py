@@ -2,9 +2,9 @@
 
 Reads lines {"argv": [..], "env": {..}, "log": file} from stdin, with
 "file_bytes" if no file may become longer and "limits" {"RLIMIT_..": number} if
-there are others, and answers with {"pid": n}; when
-that process ends, with {"pid": n, "code": its exit code}. jax has no threads
-and no devices before the fork.
+there are others. Answers with {"pid": n}; when that process ends, with
+{"pid": n, "code": its exit code}. jax has no threads and no devices before the
+fork.
 """
 
 import gc

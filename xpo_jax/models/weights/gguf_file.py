@@ -1,8 +1,6 @@
 """Llama-family GGUF files, dequantised to float32."""
 
-import math
 from pathlib import Path
-import struct
 
 import gguf
 import jax
@@ -12,14 +10,13 @@ from xpo_jax.errors import XpoError, checkpoint_error
 from xpo_jax.models import rope
 from xpo_jax.models.architecture import RopeScaling
 from xpo_jax.models.transformer import TransformerConfig
-from xpo_jax.models.weights import names, tokenizer_files
+from xpo_jax.models.weights import gguf_header, names, tokenizer_files
 from xpo_jax.models.weights.families import rows_of
 from xpo_jax.models.weights.fields import MAX_LAYERS, MAX_SIZE
 from xpo_jax.models.weights.json_file import first_line
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.types import PyTree
 
-MAX_ENTRIES = 100_000  # tensors or key-value pairs a header may announce
 ARCHITECTURE = "llama"
 ROPE_FACTORS = "rope_freqs.weight"  # what each frequency is divided by
 GGUF_NAMES = {
@@ -92,16 +89,7 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def _open(path: Path) -> gguf.GGUFReader:
   try:
-    with open(path, "rb") as f:
-      start = f.read(24)
-    if len(start) < 24 or start[:4] != b"GGUF":
-      raise checkpoint_error(f"{path}: not a GGUF file")
-    counts = struct.unpack("<QQ", start[8:])
-    if max(counts) > MAX_ENTRIES:
-      raise checkpoint_error(
-        f"{path}: announces {counts[0]} tensors and {counts[1]} fields, at"
-        f" most {MAX_ENTRIES}; damaged?"
-      )
+    gguf_header.check(path)
     return gguf.GGUFReader(path)
   except OSError as e:
     raise checkpoint_error(f"{path}: {e.strerror or first_line(e)}") from e
@@ -129,6 +117,12 @@ def _config(reader, tensors: dict) -> TransformerConfig:
       f" {own('expert_count') or 0} experts: not supported, only rope over all"
       " without experts"
     )
+  kv_heads = size("attention.head_count_kv", heads)
+  if heads % kv_heads or head_dim % 2:
+    raise checkpoint_error(
+      f"{heads} heads, {kv_heads} kv heads of {head_dim} do not fit together:"
+      " want heads a multiple of kv heads, and an even width"
+    )
   tokens = reader.fields.get("tokenizer.ggml.tokens")
   theta = _float(own, "rope.freq_base", 10_000.0)
   return TransformerConfig(
@@ -136,7 +130,7 @@ def _config(reader, tensors: dict) -> TransformerConfig:
     width=width,
     layers=size("block_count"),
     heads=heads,
-    kv_heads=size("attention.head_count_kv", heads),
+    kv_heads=kv_heads,
     head_dim=head_dim,
     mlp_width=size("feed_forward_length"),
     rope_theta=theta,
@@ -159,6 +153,11 @@ def _scaling(own, tensors: dict, head_dim: int, theta: float):
   if factors is None:
     return None
   found = np.asarray(factors.data, np.float32).reshape(-1)
+  if len(found) != head_dim // 2:  # before anything of that size is made
+    raise checkpoint_error(
+      f"tensor {ROPE_FACTORS!r} is not Llama 3's scaling: {len(found)} numbers,"
+      f" want {head_dim // 2}"
+    )
   # The file does not say what made them; Llama 3.1 and later used these.
   guess = RopeScaling("llama3", float(found.max(initial=1.0)), 8192, 1.0, 4.0)
   divisors = [
@@ -192,7 +191,8 @@ def _float(own, key: str, default: float | None) -> float:
   """The shortest decimal of a float32: 1e-05, not 9.999999747378752e-06."""
   value = own(key)
   value = default if value is None else value
-  if not isinstance(value, float) or not 0 < value < math.inf:
+  most = float(np.finfo(np.float32).max)
+  if not isinstance(value, float) or not 0 < value <= most:
     raise checkpoint_error(f"field {key}={value!r}, want a number > 0")
   return float(str(np.float32(value)))
 

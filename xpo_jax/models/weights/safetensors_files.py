@@ -67,25 +67,47 @@ def _files_of_index(index: Path) -> list[Path]:
 def open_file(path: Path):
   """A safetensors handle; the library checks offsets, overlaps and holes."""
   try:
-    with open(path, "rb") as f:
-      header = int.from_bytes(f.read(8), "little")
-    if header > MAX_HEADER_BYTES:
-      raise checkpoint_error(
-        f"{path}: header of {header} bytes, at most {MAX_HEADER_BYTES}; not a"
-        " safetensors file, or a damaged one"
-      )
-    handle = safetensors.safe_open(path, framework="numpy")
+    _check_header(path)
+    return safetensors.safe_open(path, framework="numpy")
   except OSError as e:
     raise checkpoint_error(f"{path}: {json_file.first_line(e)}") from e
   except safetensors.SafetensorError as e:
     raise checkpoint_error(
       f"{path}: {json_file.first_line(e)}; copy the file again"
     ) from e
-  if len(handle.keys()) > MAX_TENSORS:
+
+
+def _check_header(path: Path) -> None:
+  """Its size and number of tensors, and names given twice.
+
+  Of two tensors of one name the library takes the last without a word, and it
+  needs seconds for a million of them.
+
+  Raises:
+    XpoError: too large, a key twice, or no JSON.
+  """
+  with open(path, "rb") as f:
+    size = int.from_bytes(f.read(8), "little")
+    if size > MAX_HEADER_BYTES:
+      raise checkpoint_error(
+        f"{path}: header of {size} bytes, at most {MAX_HEADER_BYTES}; not a"
+        " safetensors file, or a damaged one"
+      )
+    header = f.read(size)
+  count = header.count(b'"data_offsets"')
+  if count > MAX_TENSORS:
+    raise checkpoint_error(f"{path}: {count} tensors, at most {MAX_TENSORS}")
+  try:
+    found = json_file.parse(header.decode("utf-8"))
+  except (ValueError, RecursionError) as e:
     raise checkpoint_error(
-      f"{path}: {len(handle.keys())} tensors, at most {MAX_TENSORS}"
+      f"{path}: no safetensors header ({json_file.first_line(e)}); copy the"
+      " file again"
+    ) from e
+  if len(found) > MAX_TENSORS + 1:  # and the metadata
+    raise checkpoint_error(
+      f"{path}: {len(found)} tensors, at most {MAX_TENSORS}"
     )
-  return handle
 
 
 def homes(files: dict) -> dict[str, Path]:

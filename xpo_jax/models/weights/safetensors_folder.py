@@ -15,7 +15,7 @@ import numpy as np
 
 from xpo_jax.errors import checkpoint_error
 from xpo_jax.models.transformer import TransformerConfig
-from xpo_jax.models.weights import json_file, names, tokenizer_files
+from xpo_jax.models.weights import json_file, links, names, tokenizer_files
 from xpo_jax.models.weights.families import (
   family_of,
   read_config,
@@ -74,6 +74,7 @@ def open_folder(folder: str | Path) -> Folder:
   path = folder / "config.json"
   if not path.is_file():
     raise checkpoint_error(f"{folder}: {_why_no_model(folder)}")
+  links.refuse_foreign(folder)
   fields = Fields(json_file.read_json(path), path)
   config, judges = read_config(fields), _is_reward_model(fields)
   if judges:
@@ -137,6 +138,8 @@ def _check_names(
   mend = "config.json and weights belong to different models"
   if missing == {family_of(config).head.name}:
     mend = "set tie_word_embeddings to true in config.json if it is tied"
+  if any(".lora_A." in name for name in extra):
+    mend = "these are LoRA factors; merge them into their base first"
   for what, which in (("misses", missing), ("has unknown", extra)):
     if which:
       raise checkpoint_error(f"{folder}: {what} tensor {_some(which)}; {mend}")

@@ -87,7 +87,7 @@ class Tokenizer:
     return ids[len(head) :]
 
   def _ids(self, text: str) -> np.ndarray:
-    found = self.core.encode(text, add_special_tokens=False)
+    found = self._encoded(text)
     ids = np.asarray(found.ids, np.int32)
     if self._control_set.isdisjoint(found.ids):
       return ids
@@ -106,6 +106,20 @@ class Tokenizer:
     return np.concatenate(
       [self._ids(first), *(self.encode(part, "text") for part in rest)]
     )
+
+  def _encoded(self, text: str) -> tokenizers.Encoding:
+    try:
+      return self.core.encode(text, add_special_tokens=False)
+    except BaseException as e:
+      # A bare Exception for an unknown letter; one of its own kind, which is
+      # no Exception, when a pattern has tried for too long.
+      known = isinstance(e, Exception) or type(e).__name__ == "PanicException"
+      if not known:
+        raise
+      raise data_error(
+        f"this tokenizer cannot encode a text of {len(text)} characters ("
+        f"{' '.join(str(e).split()):.200}); mend it, or drop the text"
+      ) from e
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text of the ids, control ids left out."""
@@ -162,7 +176,7 @@ class Tokenizer:
   def _space_after(self) -> dict[str, bool]:
     """Whether a space of the vocabulary's own is to be left out there."""
     first = lambda tokens: tokens[:1] and tokens[0][:1] in (META_SPACE, "Ġ")
-    adds = bool(first(self.core.encode("ab", add_special_tokens=False).tokens))
+    adds = bool(first(self._encoded("ab").tokens))
     control = min(self.control_ids, key=self.control_ids.get, default=None)
     if not adds or control is None:
       return {"text": adds, "control": False}

@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import models, processors
 
 from xpo_jax.errors import checkpoint_error
-from xpo_jax.models.weights import json_file
+from xpo_jax.models.weights import json_file, links, tokenizer_limits
 from xpo_jax.models.weights.json_file import first_line
 from xpo_jax.models.weights.tokenizer import (
   Tokenizer,
@@ -49,6 +49,7 @@ def tokenizer_from_gguf(reader) -> Tokenizer:
   kinds[eos] = GGUF_CONTROL  # or user text could spell it
   pairs = [tuple(m.split(" ", 1)) for m in merges]
   try:
+    tokenizer_limits.check_merges(vocab, pairs)
     core = byte_level(models.BPE(vocab=vocab, merges=pairs), pre == "smollm")
   except Exception as e:  # the library raises a bare Exception
     raise checkpoint_error(f"tokenizer: {first_line(e)}") from e
@@ -105,10 +106,16 @@ def tokenizer_from_folder(folder: str | Path) -> Tokenizer | None:
   path = folder / "tokenizer.json"
   if not path.is_file():
     return None
+  links.refuse_foreign(folder)
   settings = json_file.read_json_if_there(
     folder / "special_tokens_map.json"
   ) | json_file.read_json_if_there(folder / "tokenizer_config.json")
   content = json_file.read_json(path)
+  try:
+    tokenizer_limits.check(content)
+  except ValueError as e:
+    raise checkpoint_error(f"{path}: {e}; this file is refused") from e
+  content |= {"padding": None, "truncation": None}  # masks are places
   eos, bos = _token(settings, "eos_token"), _token(settings, "bos_token")
   _mark_control(content, [eos, bos, *_extra_control(settings)])
   try:
@@ -174,7 +181,7 @@ def _eos_of_config(folder: Path) -> int | None:
   for name in ("generation_config.json", "config.json"):
     value = json_file.read_json_if_there(folder / name).get("eos_token_id")
     value = value[0] if isinstance(value, list) and value else value
-    if isinstance(value, int):
+    if type(value) is int and 0 <= value < 2**31:
       return value
   return None
 
