@@ -21,6 +21,7 @@ replica_groups={{0,1,2,3}}, dimensions={1}
 %inner_cond (s: (s32[], f32[4])) -> pred[] {
   %s = (s32[], f32[4]) parameter(0)
   %limit = s32[]{:T(128)} constant(5)
+  %other = s32[] constant(2147483647)
   %i = s32[] get-tuple-element(%s), index=0
   ROOT %less = pred[] compare(%i, %limit), direction=LT
 }
@@ -52,6 +53,8 @@ ENTRY %main (x: f32[4]) -> f32[4] {
   %x = f32[4]{0} parameter(0)
   %all = f32[100]{0} all-reduce(%x), channel_id=1, \
 replica_groups=[2,4]<=[8], to_apply=%add
+  %unknown = f32[4]{0} fusion(%x), kind=kLoop, calls=%fused, \
+backend_config={"window_config":{"estimated_cycles":"9223372036854775807"}}
   %some = f32[10]{0} reduce-scatter(%x), channel_id=2, \
 replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, to_apply=%add
   %big = f32[4]{0} fusion(%x), kind=kLoop, calls=%fused, \

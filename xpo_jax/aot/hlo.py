@@ -21,6 +21,7 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _GROUP_SIZE = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _GROUP_SHAPE = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
 _GROUP_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_UNTOLD = 2**62  # cycles that the compiler does not know are 2**63 - 1
 KINDS = (
   "all-gather",
   "all-reduce",
@@ -137,12 +138,24 @@ def trip_count(module: Module, loop: Instruction, condition: str) -> int:
   known = _TRIPS.search(loop.rest)
   if known:
     return int(known[1])
-  numbers = [
-    int(op.rest.split(")")[0])
-    for op in module.computations.get(condition, ())
-    if op.opcode == "constant" and re.fullmatch(r"\d+\).*", op.rest)
-  ]
-  return max(numbers, default=1)
+  return _limit(module, condition) or 1
+
+
+def _limit(module: Module, computation: str) -> int:
+  """The constant that a counter is compared with, or 0 if none is seen."""
+  ops = module.computations.get(computation, ())
+  constants = {
+    op.name: int(op.rest.split(")")[0])
+    for op in ops
+    if op.opcode == "constant" and re.match(r"\d+\)", op.rest)
+  }
+  for op in ops:
+    if op.opcode == "compare" and "direction=LT" in op.rest:
+      for name in re.findall(r"%([\w.\-]+)", op.rest.split(")")[0]):
+        if name in constants:
+          return constants[name]
+  inner = [_limit(module, n) for op in ops for n in _CALLS.findall(op.rest)]
+  return max(inner, default=0)
 
 
 def cycles(module: Module) -> tuple[int, list[tuple[int, int, str]]]:
@@ -151,7 +164,7 @@ def cycles(module: Module) -> tuple[int, list[tuple[int, int, str]]]:
   for name, times, _ in runs(module):
     for op in module.computations.get(name, ()):
       match = _CYCLES.search(op.rest)
-      if match:
+      if match and int(match[1]) < _UNTOLD:
         cost = int(match[1]) * times
         total += cost
         found.append((cost, times, describe(op)))
