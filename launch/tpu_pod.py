@@ -6,9 +6,10 @@
 
 asks for a queued resource, waits until it is there, installs the repository on
 every host and starts the command. A run that was preempted after saving (exit
-code 75) or hung (76) starts again, on a new slice if the old one is gone. At the end the
-hosts' logs are copied into --logs. --dry-run prints the commands instead, one a
-line, ready to paste. The slice is kept: delete it with the last line printed.
+code 75) or hung (76) starts again, on a new slice if the old one is gone. At
+the end the hosts' logs are copied into --logs. --dry-run prints the commands
+instead, one a line, ready to paste. The slice is kept: delete it with the last
+line printed.
 """
 
 import argparse
