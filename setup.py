@@ -58,6 +58,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",
   packages=setuptools.find_packages(include=["xpo_jax", "xpo_jax.*"]),
+  package_data={"xpo_jax.judges": ["prompts/*.txt", "prompts/*.json"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   entry_points={"console_scripts": ["xpo = xpo_jax.cli:main"]},
