@@ -2,16 +2,17 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import plain_model
+from tests import jaxprs, plain_model
 from tests import tiny_models as tiny
 from xpo_jax.models.model import Model
-from xpo_jax.rollout import sampler
+from xpo_jax.rollout import sampler, steps, stops
 from xpo_jax.rollout.sampler import Sampling
 
 CONFIG = dataclasses.replace(tiny.TIED, layers=2)
@@ -19,16 +20,20 @@ MODEL, ON_TRUNK = Model(CONFIG), Model(CONFIG, trunk_blocks=1)
 PROMPTS = ([5, 9, 2], [7], [1, 2, 3, 4, 30])
 WIDTH, EOS = 6, 11
 KEY = jax.random.key(2)
-HOW = Sampling(completions=3, max_new_tokens=7, eos_id=EOS)
+LETTERS = [bytes([v]) for v in range(CONFIG.vocab_size)]
+NEVER = stops.stop_table(LETTERS, ["\x00" * 2])
+HOW = Sampling(completions=3, max_new_tokens=7, eos_id=EOS, temperature=0.9)
 
 
-@pytest.fixture(scope="module")
-def whole():
+def make_whole():
   """Flat enough that tokens vary, and EOS is likely."""
   made = tiny.params(CONFIG)
   made["final_norm"]["scale"] *= 0.4
   made["embed"]["embedding"][EOS] += 0.3 * made["final_norm"]["scale"]
   return made
+
+
+whole = pytest.fixture(scope="module")(make_whole)
 
 
 def padded(prompts, width=WIDTH, filler=50):
@@ -38,10 +43,23 @@ def padded(prompts, width=WIDTH, filler=50):
   return tokens, np.array([len(p) for p in prompts], np.int32)
 
 
-def generate(whole, how, prompts=PROMPTS, rows=(0, 1, 2), model=MODEL, **pad):
+def generate(
+  whole,
+  how,
+  prompts=PROMPTS,
+  rows=(0, 1, 2),
+  model=MODEL,
+  limits=None,
+  table=NEVER,
+  **pad,
+):
   tokens, lengths = padded(prompts, **pad)
   weights, rows = tiny.weights(model, whole), jnp.asarray(rows)
-  found = sampler.generate(model, weights, tokens, lengths, KEY, how, rows)
+  if limits is None:  # an array: one program for all tests
+    limits = [[how.max_new_tokens] * how.completions] * len(prompts)
+  found = sampler.generate(
+    model, weights, tokens, lengths, KEY, how, rows, jnp.array(limits), table
+  )
   return jax.tree.map(np.asarray, found)
 
 
@@ -57,9 +75,11 @@ def uniforms(rows, branches, steps):
   }
 
 
-def distribution(logits, temperature, top_p):
+def distribution(logits, temperature, top_p, top_k):
   """Probabilities in float64, token by token."""
   p = np.exp((logits - logits.max()) / (temperature or 1.0))
+  for v in sorted(range(len(p)), key=lambda v: (-p[v], v))[top_k or len(p) :]:
+    p[v] = 0
   p /= p.sum()
   if top_p < 1:
     kept, mass = np.zeros_like(p), 0.0
@@ -78,7 +98,7 @@ def naive(whole, prompt, noise, how):
   for u in noise[: how.max_new_tokens]:
     ids = np.array([*prompt, *tokens])
     logits = plain_model.logits(CONFIG, whole, ids)[-1].astype(float)
-    p = distribution(logits, how.temperature, how.top_p)
+    p = distribution(logits, how.temperature, how.top_p, how.top_k)
     if how.temperature == 0:
       token = int(np.argmax(logits))
     else:
@@ -92,15 +112,22 @@ def naive(whole, prompt, noise, how):
 
 SETTINGS = {
   "plain": {},
-  "nucleus": dict(temperature=0.7, top_p=0.8),
+  "filtered": dict(temperature=0.7, top_p=0.8, top_k=12),
   "greedy": dict(temperature=0.0),
 }
 
 
-@pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS)
+@pytest.fixture(
+  scope="module",
+  params=[
+    "plain",
+    "filtered",
+    pytest.param("greedy", marks=pytest.mark.slow),
+  ],
+)
 def drawn(request, whole):
-  how = HOW.replace(**request.param)
-  model = ON_TRUNK if how.temperature == 0 else MODEL
+  how = HOW.replace(**SETTINGS[request.param])
+  model = ON_TRUNK if request.param == "filtered" else MODEL
   return how, generate(whole, how, model=model)
 
 
@@ -140,6 +167,12 @@ def test_these_draws_are_varied_and_some_end_early(whole):
   assert len(texts) == 9
 
 
+def test_other_rows_have_other_noise(whole):
+  found, shifted = generate(whole, HOW), generate(whole, HOW, rows=[1, 2, 3])
+  assert (shifted.tokens != found.tokens).any()
+
+
+@pytest.mark.slow
 def test_noise_depends_on_key_row_branch_and_step_only(whole):
   found = generate(whole, HOW)
   order = [2, 0]
@@ -156,141 +189,74 @@ def test_noise_depends_on_key_row_branch_and_step_only(whole):
   np.testing.assert_allclose(
     other.sampler_logps, found.sampler_logps[order][:, :2], atol=1e-5
   )
-  shifted = generate(whole, HOW, rows=[1, 2, 3])
-  assert (shifted.tokens != found.tokens).any()
 
 
-def test_the_loop_stops_when_every_branch_has_ended(whole, monkeypatch):
-  steps = []
-  decode = sampler._decode
+def test_a_completion_is_cut_at_its_own_limit(whole):
+  free = generate(whole, HOW)
+  limits = np.array([[1, 7, 3], [0, 2, 4], [5, 6, 7]])
+  found = generate(whole, HOW, limits=limits)
+  lengths = np.minimum(free.mask.sum(-1), limits)
+  np.testing.assert_array_equal(found.mask.sum(-1), lengths)
+  for b, k, n, tokens, logps in branches(found):
+    assert tokens == free.tokens[b, k, :n].tolist()
+    np.testing.assert_array_equal(logps[:n], free.sampler_logps[b, k, :n])
+    assert found.ended[b, k] == (n > 0 and tokens[-1] == EOS)
+
+
+def test_a_stop_string_ends_a_completion_and_is_kept(whole):
+  """Two tokens that one of the branches draws in a row, after others."""
+  free = generate(whole, HOW)
+  b, k, n, drawn, _ = next(x for x in branches(free) if x[2] == 7)
+  stop = bytes(drawn[3:5]).decode()
+  found = generate(whole, HOW, table=stops.stop_table(LETTERS, [stop]))
+  cut = 0
+  for c, j, _, tokens, _ in branches(free):
+    at = bytes(tokens).decode().find(stop)
+    wanted = tokens if at < 0 else tokens[: at + 2]
+    assert found.tokens[c, j, : len(wanted)].tolist() == wanted
+    assert found.mask[c, j].sum() == len(wanted)
+    assert found.ended[c, j] == (at >= 0 or free.ended[c, j])
+    cut += at >= 0
+  assert found.mask[b, k].sum() <= 5 and cut < 9
+
+
+@pytest.mark.slow
+def test_the_loop_stops_when_every_branch_has_ended(monkeypatch):
+  seen = []
+  run = steps.run
 
   def counted(*inputs):
-    jax.debug.callback(lambda: steps.append(1))
-    return decode(*inputs)
+    jax.debug.callback(lambda: seen.append(1))
+    return run(*inputs)
 
-  monkeypatch.setattr(sampler, "_decode", counted)
-  run = jax.jit(sampler.generate.__wrapped__, static_argnums=(0, 5))
+  monkeypatch.setattr(steps, "run", counted)
+  compiled = jax.jit(sampler.generate.__wrapped__, static_argnums=(0, 5))
   one = Model(dataclasses.replace(CONFIG, layers=1))
   weights = tiny.weights(one, tiny.params(one.config))
   tokens, lengths = padded(PROMPTS)
   how = HOW.replace(max_new_tokens=30, completions=1, temperature=9.0)
   key = jax.random.key(47)  # all three branches happen to end early
-  found = run(one, weights, tokens, lengths, key, how)
+  found = compiled(one, weights, tokens, lengths, key, how)
   jax.effects_barrier()
   needed = int(np.asarray(found.mask).sum(-1).max())
   assert 1 < needed < 30 and np.asarray(found.ended).all()
-  assert len(steps) == needed
+  assert len(seen) == needed
 
 
-# choose
-
-
-choose = jax.jit(sampler.choose, static_argnums=(2, 3))
-
-
-def choose_many(p, uniform, temperature=1.0, top_p=1.0):
-  """Tokens for every uniform, from one distribution."""
-  with np.errstate(divide="ignore"):
-    logits = np.log(np.asarray(p, np.float32))
-  many = np.broadcast_to(logits, (len(uniform), len(logits)))
-  return jax.tree.map(np.asarray, choose(many, uniform, temperature, top_p))
-
-
-def random_distribution(size, seed=0):
-  """Some of the probabilities are 0, whole buckets of them if size allows."""
-  noise = np.random.default_rng(seed)
-  p = noise.exponential(size=size) ** 2
-  p[noise.random(size) < 0.2] = 0
-  p[256:512] = 0
-  return p / p.sum()
-
-
-# One bucket, exactly two, and some with a ragged end.
-@pytest.mark.parametrize("size", [7, 512, 700])
-def test_inverse_cdf_gives_every_token_its_share_of_the_line(size):
-  p, count = random_distribution(size), 20_000
-  uniform = ((np.arange(count) + 0.5) / count).astype("f")
-  tokens, logps = choose_many(p, uniform)
-  times = np.bincount(tokens, minlength=size)
-  assert np.abs(times - count * p).max() < 3
-  assert (times[p == 0] == 0).all()
-  np.testing.assert_allclose(logps, np.log(p[tokens]), rtol=1e-4, atol=1e-4)
-  # In the order of the ids, as an inverse CDF is.
-  assert (np.diff(tokens) >= 0).all()
-
-
-def test_frequencies_under_jax_noise_pass_chi_squared():
-  p, count = random_distribution(40, seed=1), 20_000
-  uniform = jax.random.uniform(jax.random.key(7), (count,))
-  tokens, _ = choose_many(p, uniform)
-  times = np.bincount(tokens, minlength=40)
-  live = p * count > 5
-  chi = ((times - count * p)[live] ** 2 / (count * p[live])).sum()
-  degrees = live.sum() - 1
-  # Mean k, variance 2 k: four standard deviations.
-  assert abs(chi - degrees) < 4 * np.sqrt(2 * degrees)
-
-
-def test_edges_of_the_line_never_draw_a_token_of_probability_zero():
-  ends = np.array([0.0, 1 - 2**-24, np.nextafter(np.float32(1), 0)], "f")
-  for p, first, last in (
-    ([0] + [0.5] * 2 + [0] * 509, 1, 2),
-    ([0] * 300 + [0.25, 0.75] + [0] * 210, 300, 301),
-    ([1.0] + [0] * 511, 0, 0),
-    ([0] * 511 + [1.0], 511, 511),
-  ):
-    tokens, _ = choose_many(p, ends)
-    assert tokens.tolist() == [first, last, last]
-  flat, _ = choose_many(np.full(49_152, 1 / 49_152), ends)
-  assert flat[0] == 0 and flat[1] >= 49_150
-
-
-def test_rounding_at_the_end_of_the_line_falls_on_the_last_tokens():
-  noise = np.random.default_rng(0)
-  p = noise.exponential(size=(4000, 512)) ** 2
-  # What a wrong fallback would draw, and what lies behind the last token.
-  p[:, [0, 256, 510, 511]] = 0
-  p /= p.sum(1, keepdims=True)
-  with np.errstate(divide="ignore"):
-    logits = np.log(p.astype("f"))
-  tokens, _ = choose(logits, np.full(4000, 1 - 2**-24, "f"), 1.0, 1.0)
-  from_here = [row[token:].sum() for row, token in zip(p, tokens)]
-  own = np.take_along_axis(p, np.asarray(tokens)[:, None], 1)
-  assert (own > 0).all()
-  assert np.max(from_here - own[:, 0]) < 1e-5
-
-
-def test_temperature_divides_the_logits():
-  p = np.array([0.5, 0.3, 0.2])
-  sharp = p**2 / (p**2).sum()
-  uniform = ((np.arange(1000) + 0.5) / 1000).astype("f")
-  tokens, logps = choose_many(p, uniform, temperature=0.5)
-  np.testing.assert_allclose(np.bincount(tokens) / 1000, sharp, atol=2e-3)
-  np.testing.assert_allclose(logps, np.log(sharp[tokens]), rtol=1e-4)
-
-
-def test_greedy_takes_the_lower_id_of_a_tie_and_ignores_the_noise():
-  tokens, logps = choose_many(
-    [0.1, 0.4, 0.1, 0.4], np.array([0.0, 0.9], "f"), 0.0, 0.5
-  )
-  assert tokens.tolist() == [1, 1]
-  np.testing.assert_allclose(logps, np.log(0.4), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  "top_p, kept",
-  [
-    (0.3, [1]),  # the first token already crosses
-    (0.45, [1, 3]),  # 0.4 + 0.3 crosses 0.45
-    (0.75, [1, 2, 3]),  # 0.4 + 0.3 + 0.2, the tie at 0.1 not needed
-    (0.95, [0, 1, 2, 3]),  # half of the tie: the lower id
-    (1.0, [0, 1, 2, 3, 4]),
-  ],
-)
-def test_top_p_keeps_the_token_that_crosses(top_p, kept):
-  p = np.array([0.05, 0.4, 0.2, 0.3, 0.05])
-  uniform = ((np.arange(500) + 0.5) / 500).astype("f")
-  tokens, logps = choose_many(p, uniform, top_p=top_p)
-  assert sorted(set(tokens.tolist())) == kept
-  renormalised = p[tokens] / p[kept].sum()
-  np.testing.assert_allclose(logps, np.log(renormalised), rtol=1e-4, atol=1e-5)
+def test_branches_do_not_copy_the_prompt():
+  """No array of the program holds a prompt's keys once for every branch."""
+  branches, width, new = 8, 64, 3
+  how = HOW.replace(completions=branches, max_new_tokens=new)
+  weights = tiny.weights(MODEL, tiny.params(CONFIG))
+  tokens, lengths = padded(PROMPTS, width=width)
+  run = lambda w: sampler.generate(MODEL, w, tokens, lengths, KEY, how)
+  once = len(PROMPTS) * width * CONFIG.kv_heads * CONFIG.head_dim
+  sizes = {
+    math.prod(v.aval.shape[-5:])
+    for equation, _, _ in jaxprs.trace(run, weights)
+    for v in equation.outvars
+    if v.aval.shape[-1:] == (CONFIG.head_dim,) and width in v.aval.shape
+  }
+  assert once in sizes  # the cache of a layer
+  # The queries and keys of the prefill are as large as 2 layers' caches.
+  assert max(sizes) <= CONFIG.layers * once

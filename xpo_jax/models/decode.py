@@ -21,7 +21,8 @@ from xpo_jax.models.slots import SlotCache, SlotPlaces
 from xpo_jax.models.transformer import Block, Embed, Places
 from xpo_jax.types import Array, PyTree
 
-_CACHE_AXES = ("rows", None, "kv_heads", None, None)
+_SHARED_AXES = ("rows", None, "kv_heads", None, None)
+_OWN_AXES = ("rows", "kv_heads", None, None)
 
 
 @struct.dataclass
@@ -85,7 +86,7 @@ def _unstack(model, variables, count, specs):
 def prefill(
   model: Model, weights: Weights, prompts: Array, lengths: Array
 ) -> list[tuple[Array, Array]]:
-  """Keys and values [B, G, P, C] of prompts [B, P], one pair a layer.
+  """Keys [B, G, C, P] and values [B, G, P, C] of prompts, a pair a layer.
 
   Args:
     model: sizes.
@@ -101,9 +102,11 @@ def prefill(
   places = Places(at, inside, jnp.zeros_like(at))
   caches = lm.init_caches(model, count, width)
   _, caches = lm.extend(model, weights, prompts, places, caches, places, 0)
-  swap = lambda x: jnp.swapaxes(x, 1, 2)  # [B, P, G, C] -> [B, G, P, C]
   return [
-    (swap(part.key[i]), swap(part.value[i]))
+    (
+      jnp.transpose(part.key[i], (0, 2, 3, 1)),  # of [B, P, G, C]
+      jnp.transpose(part.value[i], (0, 2, 1, 3)),
+    )
     for part in caches
     if part is not None
     for i in range(part.key.shape[0])
@@ -115,15 +118,17 @@ def empty_caches(
 ) -> list[SlotCache]:
   """A cache a layer: `prompts` of `width` places, `slots` of `steps` a row."""
   c = model.config
-  make = lambda n, size: nn.with_logical_constraint(
-    jnp.zeros((rows, n, c.kv_heads, size, c.head_dim), model.dtype), _CACHE_AXES
+  zeros = lambda axes, *shape: nn.with_logical_constraint(
+    jnp.zeros(shape, model.dtype), axes
   )
+  shared = (rows, prompts, c.kv_heads)
+  own = (rows * slots, c.kv_heads, steps, c.head_dim)
   return [
     SlotCache(
-      make(prompts, width),
-      make(prompts, width),
-      make(slots, steps),
-      make(slots, steps),
+      zeros(_SHARED_AXES, *shared, c.head_dim, width),
+      zeros(_SHARED_AXES, *shared, width, c.head_dim),
+      zeros(_OWN_AXES, *own),
+      zeros(_OWN_AXES, *own),
     )
     for _ in range(c.layers)
   ]

@@ -35,9 +35,9 @@ class SlotPlaces:
 class SlotCache:
   """Keys and values of one layer."""
 
-  shared_key: Array  # [R, N, G, P, C]
-  shared_value: Array
-  key: Array  # [R, Z, G, S, C]
+  shared_key: Array  # [R, N, G, C, P], as the product with queries reads it
+  shared_value: Array  # [R, N, G, P, C]
+  key: Array  # [R * Z, G, S, C]: an axis of 1 costs XLA a copy every step
   value: Array
 
 
@@ -67,32 +67,33 @@ def attend(
     [R, Z, H, C] in q's dtype, and the cache with the new tokens.
   """
   rows, slots, heads, width = q.shape
-  groups, size = cache.key.shape[2:4]
+  groups, size = cache.key.shape[1:3]
   at = places.tick % size
-  cache = cache.replace(
-    key=_put(cache.key, k, at), value=_put(cache.value, v, at)
+  put = lambda ring, new: lax.dynamic_update_slice_in_dim(
+    ring, _flat(new)[:, :, None].astype(ring.dtype), at, axis=2
   )
+  cache = cache.replace(key=put(cache.key, k), value=put(cache.value, v))
   scale = width**-0.5 if scale is None else scale
   q = q.reshape(rows, slots, groups, heads // groups, width)
   age = (at - jnp.arange(size)) % size
-  seen = age[None, None] <= places.steps[..., None]  # [R, Z, S]
+  seen = age[None] <= places.steps.reshape(-1, 1)  # [R * Z, S]
   if window is not None:
-    seen = seen & (age[None, None] < window)
+    seen = seen & (age[None] < window)
   own = _part(
-    jnp.einsum("rzghc,rzgsc->rzghs", q, cache.key),
-    seen[:, :, None, None],
+    jnp.einsum("xghc,xgsc->xghs", _flat(q), cache.key),
+    seen[:, None, None],
     scale,
     cap,
-    lambda w: _weigh("rzghs,rzgsc->rzghc", w, cache.value),
+    lambda w: _weigh("xghs,xgsc->xghc", w, cache.value),
   )
+  own = jax.tree.map(lambda x: x.reshape(rows, slots, *x.shape[1:]), own)
   shared = _shared(q, cache, places, window, scale, cap)
   out = _merge(own, shared).astype(q.dtype)
   return out.reshape(rows, slots, heads, width), cache
 
 
-def _put(ring, new, at):
-  new = new.astype(ring.dtype)[:, :, :, None]
-  return lax.dynamic_update_slice_in_dim(ring, new, at, axis=3)
+def _flat(x):
+  return x.reshape(-1, *x.shape[2:])
 
 
 def _shared(q, cache, places, window, scale, cap):
@@ -100,7 +101,7 @@ def _shared(q, cache, places, window, scale, cap):
 
   The slots of one prompt are put together, so that its keys are read once.
   """
-  rows, prompts, groups, length, _ = cache.shared_key.shape
+  rows, prompts, _, _, length = cache.shared_key.shape
   seated = places.seats is not None
   sit = lambda x: _take(x, places.grid) if seated else x
   split = lambda x: sit(x).reshape(rows, prompts, -1, *x.shape[2:])
@@ -113,7 +114,7 @@ def _shared(q, cache, places, window, scale, cap):
     )
   q = jnp.moveaxis(split(q), 2, 3)  # [R, N, G, W, h, C]
   found = _part(
-    jnp.einsum("rngwhc,rngpc->rngwhp", q, cache.shared_key),
+    jnp.einsum("rngwhc,rngcp->rngwhp", q, cache.shared_key),
     seen[:, :, None, :, None],
     scale,
     cap,

@@ -1,0 +1,105 @@
+"""The trainer's log-probs of what was drawn, and what is done about gaps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny_models as tiny
+from tests.rollout import sampler_test as base
+from xpo_jax.errors import Exit, XpoError
+from xpo_jax.models.model import Model
+from xpo_jax.rollout import agreement
+
+HOW = base.HOW
+# Windows, caps and an untied head: all that a family may do to a logit.
+CONFIG = dataclasses.replace(
+  tiny.CONFIG, layers=2, window=4, windowed=(True, False), logit_cap=9.0
+)
+
+
+def drawn(model, params):
+  """Samples of the sampler's own tests, and the trainer's log-probs."""
+  tokens, lengths = base.padded(base.PROMPTS)
+  samples = base.generate(params, HOW, model=model)
+  logps = agreement.trainer_logps(
+    model,
+    tiny.weights(model, params),
+    tokens,
+    lengths,
+    samples,
+    HOW.temperature,
+  )
+  mask = samples.mask
+  assert 20 < mask.sum() < mask.size and (np.asarray(logps)[~mask] == 0).all()
+  return np.asarray(logps), samples
+
+
+@pytest.mark.parametrize(
+  "model",
+  [base.MODEL, pytest.param(Model(CONFIG), marks=pytest.mark.slow)],
+  ids=["plain", "windows"],
+)
+def test_the_trainer_agrees_with_the_sampler(model):
+  params = base.make_whole() if model == base.MODEL else tiny.params(CONFIG)
+  logps, samples = drawn(model, params)
+  np.testing.assert_allclose(logps, samples.sampler_logps, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_bfloat16_stays_in_its_band():
+  model = Model(base.CONFIG, dtype="bfloat16")
+  logps, samples = drawn(model, base.make_whole())
+  found = agreement.compare(logps, samples.sampler_logps, samples.mask)
+  assert 1e-4 < found["sampler/gap"] < 0.05
+  assert found["sampler/ratio"] < 1.01 and agreement.check(found) == ""
+
+
+def test_the_gap_is_measured_over_the_mask():
+  trainer = jnp.array([[[-1.0, -2.0, -3.0]]])
+  drawn = jnp.array([[[-1.1, -2.0, 50.0]]])
+  mask = jnp.array([[[True, True, False]]])
+  found = agreement.compare(trainer, drawn, mask)
+  assert found["sampler/gap"] == pytest.approx(0.1, rel=1e-5)
+  assert found["sampler/ratio"] == pytest.approx((np.exp(0.1) + 1) / 2)
+
+
+@pytest.mark.parametrize(
+  "ratio, words", [(1.0, ""), (1.019, ""), (1.03, "exceeds 1.02")]
+)
+def test_an_alarm_is_a_line(ratio, words):
+  line = agreement.check({"sampler/ratio": jnp.float32(ratio)})
+  assert words in line and bool(line) == bool(words)
+
+
+@pytest.mark.parametrize("ratio", [1.06, np.nan])
+def test_a_large_gap_stops_the_run(ratio):
+  with pytest.raises(XpoError, match="disagree") as e:
+    agreement.check({"sampler/ratio": jnp.float32(ratio)})
+  assert e.value.code == Exit.NUMERIC
+
+
+def test_importance_weights_are_truncated_and_frozen():
+  trainer = jnp.array([[[0.0, np.log(1.5), np.log(9.0), 3.0]]])
+  drawn = jnp.array([[[np.log(2.0), 0.0, 0.0, np.nan]]])
+  mask = jnp.array([[[True, True, True, False]]])
+  weigh = lambda x: agreement.importance_weights(x, drawn, mask, cap=2.0)
+  np.testing.assert_allclose(weigh(trainer)[0, 0], [0.5, 1.5, 2, 0], rtol=1e-6)
+  slope = jax.grad(lambda x: weigh(x).sum())(trainer)
+  assert (slope == 0).all()
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    (dict(temperature=0.0), "temperature=0 "),
+    (dict(top_k=5), "top_k=5"),
+    (dict(top_p=0.9), "top_p=0.9"),
+  ],
+)
+def test_no_ratio_of_what_is_not_the_policys(change, words):
+  agreement.check_ratio(HOW)
+  with pytest.raises(XpoError, match=words):
+    agreement.check_ratio(HOW.replace(**change))

@@ -1,0 +1,69 @@
+"""The samplers on eight devices draw what they draw on one."""
+
+import dataclasses
+
+import jax
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+from tests import tiny
+from xpo_jax import parallel
+from xpo_jax.models import model as lm
+from xpo_jax.models.model import Model, Weights
+from xpo_jax.rollout import refill, sampler
+
+pytestmark = pytest.mark.slow  # a program a mesh
+MODEL = Model(dataclasses.replace(tiny.CONFIG, layers=1))
+HOW = sampler.Sampling(completions=2, max_new_tokens=6, eos_id=3)
+KEY = jax.random.key(5)
+
+
+def prompts(count):
+  noise = np.random.default_rng(0)
+  tokens = noise.integers(0, tiny.CONFIG.vocab_size, (count, 6))
+  return tokens.astype(np.int32), noise.integers(1, 7, count).astype(np.int32)
+
+
+def on_mesh(shape, ask):
+  mesh = parallel.make_mesh(*shape, jax.devices())
+  params = tiny.params(model=MODEL)
+  with parallel.use(mesh):
+    placed = parallel.put_params(mesh, params, lm.specs(MODEL))
+    return ask(Weights({}, placed))
+
+
+def assert_same(found, one):
+  np.testing.assert_array_equal(found.tokens, one.tokens)
+  np.testing.assert_array_equal(found.mask, one.mask)
+  np.testing.assert_array_equal(found.ended, one.ended)
+  np.testing.assert_allclose(found.sampler_logps, one.sampler_logps, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "shape, count, rows",
+  [
+    ((2, 2, 2), 4, PartitionSpec(("data", "fsdp"))),
+    ((8, 1, 1), 3, PartitionSpec()),  # more devices than prompts
+    ((1, 8, 1), 8, PartitionSpec("fsdp")),
+  ],
+)
+def test_sampler(shape, count, rows):
+  ask = lambda weights: sampler.generate(
+    MODEL, weights, *prompts(count), KEY, HOW
+  )
+  found = on_mesh(shape, ask)
+  assert found.tokens.sharding.spec == rows
+  assert_same(found, ask(Weights({}, tiny.params(model=MODEL))))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
+def test_refill(shape):
+  inputs = prompts(8)
+  layout = refill.Layout(slots=3, lanes=shape[0] * shape[1], chunk=4)
+  found, _ = on_mesh(
+    shape,
+    lambda weights: refill.generate(MODEL, weights, *inputs, KEY, HOW, layout),
+  )
+  weights = Weights({}, tiny.params(model=MODEL))
+  assert_same(found, sampler.generate(MODEL, weights, *inputs, KEY, HOW))
