@@ -38,7 +38,7 @@ def test_a_sound_run(xpo, tmp_path):
   for step in ("10", "20"):
     path = tmp_path / "checkpoints" / step
     seal = json.loads((path / "manifest.json").read_text())["seal"]
-    assert seal in out
+    assert seal[:16] in out
   assert out.count("intact") == 2
   for words in ("c0ffee+", "d" * 16, "0.125", "config: seed", "9.9.9", "23"):
     assert words in out

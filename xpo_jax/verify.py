@@ -9,6 +9,7 @@ from xpo_jax import progress, sealing
 from xpo_jax.errors import checkpoint_error, usage_error
 
 _FOLDER, _META = "checkpoints", "meta/metadata"
+_SHOWN = 16  # digits of a hash in the table; --json has them all
 
 
 def run(folder: str | os.PathLike, as_json: bool = False) -> None:
@@ -93,7 +94,7 @@ def examine(path: Path, step: int) -> dict[str, Any]:
 def _show(path: str, steps: list[dict[str, Any]]) -> None:
   progress.print_table(
     f"checkpoints of {path}",
-    ("step", "files", "MB", "SHA-256 of all", "state"),
+    ("step", "files", "MB", "SHA-256", "state"),
     [_row(step) for step in steps],
   )
   intact = [step for step in steps if not step["damage"]]
@@ -113,7 +114,8 @@ def _row(step: dict[str, Any]) -> tuple:
     return step["step"], "", "", "", step["damage"]
   size = sum(f["bytes"] for f in step["files"].values())
   count = len(step["files"])
-  return step["step"], count, f"{size / 1e6:.1f}", step["seal"], "intact"
+  seal = step["seal"][:_SHOWN]
+  return step["step"], count, f"{size / 1e6:.1f}", seal, "intact"
 
 
 def _leaves(tree: dict, prefix: str) -> list[tuple[str, Any]]:

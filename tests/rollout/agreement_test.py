@@ -9,6 +9,7 @@ import pytest
 
 from tests import tiny_models as tiny
 from tests.rollout import sampler_test as base
+from xpo_jax import pretrained
 from xpo_jax.errors import Exit, XpoError
 from xpo_jax.models.model import Model
 from xpo_jax.rollout import agreement
@@ -33,7 +34,7 @@ def drawn(model, params):
     HOW.temperature,
   )
   mask = samples.mask
-  assert 20 < mask.sum() < mask.size and (np.asarray(logps)[~mask] == 0).all()
+  assert mask.sum() > 20 and (np.asarray(logps)[~mask] == 0).all()
   return np.asarray(logps), samples
 
 
@@ -50,10 +51,12 @@ def test_the_trainer_agrees_with_the_sampler(model):
 
 @pytest.mark.slow
 def test_bfloat16_stays_in_its_band():
-  model = Model(base.CONFIG, dtype="bfloat16")
-  logps, samples = drawn(model, base.make_whole())
+  """Weights as a model starts with; those of the other tests are larger."""
+  config = dataclasses.replace(CONFIG, width=64, mlp_width=128, vocab_size=256)
+  model = Model(config, dtype="bfloat16")
+  logps, samples = drawn(model, pretrained.random_params(model, 0))
   found = agreement.compare(logps, samples.sampler_logps, samples.mask)
-  assert 1e-4 < found["sampler/gap"] < 0.05
+  assert 1e-5 < found["sampler/gap"] < 0.05
   assert found["sampler/ratio"] < 1.01 and agreement.check(found) == ""
 
 

@@ -1,6 +1,8 @@
 """Refilled slots draw the sampler's tokens, in as few steps as a simulation."""
 
 import dataclasses
+import math
+import re
 
 import jax
 import numpy as np
@@ -125,6 +127,26 @@ def test_lanes_have_queues_of_their_own(asked):
   np.testing.assert_array_equal(found.tokens, wanted.tokens)
   lengths = wanted.mask.sum(-1).reshape(2, -1)
   assert steps >= -(-lengths.sum(1).max() // 5)
+
+
+@pytest.mark.slow
+def test_no_step_copies_a_cache(asked):
+  """A ring or a prompt's keys are copied at the start, never in a loop."""
+  first, more, _ = asked
+  config = dataclasses.replace(CONFIG, head_dim=14, layers=2, windowed=())
+  model = Model(config)
+  weights = tiny.weights(model, tiny.params(config))
+  inputs = (model, weights, *first[2:], Layout(slots=5, held=4), *more)
+  text = refill.generate.lower(*inputs).compile().as_text()
+  sizes = {5 * 2 * S * 14, 4 * 2 * 6 * 14}
+  copies, where = [], ""
+  for line in text.splitlines():
+    if line and not line.startswith(" "):
+      where = line
+    found = re.search(r"= f32\[([\d,]+)\]\S* copy\(", line)
+    if found and math.prod(map(int, found[1].split(","))) in sizes:
+      copies.append(where)
+  assert copies and all("ENTRY" in where for where in copies)
 
 
 def test_lanes_must_share_the_prompts_evenly():
