@@ -92,8 +92,9 @@ def examine(path: Path, step: int) -> dict[str, Any]:
 
 
 def _show(path: str, steps: list[dict[str, Any]]) -> None:
+  print(path)  # a title would be broken at the table's width
   progress.print_table(
-    f"checkpoints of {path}",
+    "checkpoints",
     ("step", "files", "MB", "SHA-256", "state"),
     [_row(step) for step in steps],
   )
