@@ -99,6 +99,19 @@ def test_greedy_text_is_the_argmax_for_texts_and_ids(loaded, whole):
   assert loaded.generate(["ab"], **how) == [text]
 
 
+def test_a_stop_string_cuts_the_text_and_keeps_its_tokens(loaded):
+  how = dict(max_new_tokens=6, completions=8)
+  samples, [texts] = loaded.sample(["ab"], **how)
+  ascii = samples.tokens[0] < 128
+  k, t = np.argwhere(ascii[:, 1:5] & ascii[:, 2:6])[0]
+  drawn = samples.tokens[0, k]
+  stop = bytes(drawn[t + 1 : t + 3].tolist()).decode()
+  found, [cut] = loaded.sample(["ab"], **how, stop=[stop])
+  np.testing.assert_array_equal(found.tokens[0, k, : t + 3], drawn[: t + 3])
+  assert found.mask[0, k].sum() == t + 3 and found.ended[0, k]
+  assert cut[k] == texts[k][: texts[k].index(stop)]
+
+
 def test_rewards_are_read_after_the_last_token(loaded, whole):
   head = heads.init_reward_head(jax.random.key(0), CONFIG.width)
   judge = dataclasses.replace(loaded, reward_head=head)
@@ -147,6 +160,9 @@ def test_without_a_tokenizer_logits_work_and_text_calls_say_so(mute, loaded):
     (dict(top_p=0.0), "top_p=0.0: must be"),
     (dict(top_p=1.5), "top_p=1.5: must be"),
     (dict(completions=0), "completions=0: must be"),
+    (dict(top_k=-1), "top_k=-1: must be"),
+    (dict(stop="end"), "stop is one text"),
+    (dict(stop=[""]), "stop='': must be"),
     (dict(max_new_tokens=96), "exceed the model's context of 96"),
   ],
 )

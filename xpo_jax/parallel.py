@@ -22,6 +22,7 @@ from xpo_jax.types import PyTree
 AXES = ("data", "fsdp", "tensor")
 AXIS_RULES = (
   ("rows", ("data", "fsdp")),
+  ("slots", "tensor"),  # of the sampler, while it draws
   ("vocab", "tensor"),
   ("embed", "fsdp"),
   ("heads", "tensor"),

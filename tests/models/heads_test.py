@@ -22,13 +22,14 @@ def draw(seed=0, rows=ROWS, targets=TARGETS, vocabulary=VOCABULARY):
   return hidden, kernel, target
 
 
-def plain(hidden, kernel, targets, cap=np.inf):
+def plain(hidden, kernel, targets, cap=np.inf, temperature=1.0):
   """(log-probs, gradients of sum(factor * log-probs)) in float64."""
   hidden, kernel = hidden.astype(float), kernel.astype(float)
   logits, slope = hidden @ kernel, 1.0
   if cap < np.inf:
     slope = 1 / np.cosh(logits / cap) ** 2
     logits = cap * np.tanh(logits / cap)
+  slope, logits = slope / temperature, logits / temperature
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   logps = np.log(np.take_along_axis(p, targets[..., None], -1)[..., 0])
   rows, count = targets.shape
@@ -66,6 +67,12 @@ def test_soft_caps_bend_values_and_gradients():
   found = chunked(*inputs, chunk_tokens=8, cap=2.5)
   tiny.assert_near(found, plain(*inputs, cap=2.5), 1e-5)
   assert np.abs(inputs[0] @ inputs[1]).max() > 5
+
+
+def test_a_temperature_divides_the_capped_logits():
+  inputs, how = draw(), dict(cap=2.5, temperature=0.6)
+  found = chunked(*inputs, chunk_tokens=8, **how)
+  tiny.assert_near(found, plain(*inputs, **how), 1e-5)
 
 
 def test_large_logits_stay_finite():

@@ -260,3 +260,16 @@ def test_branches_do_not_copy_the_prompt():
   assert once in sizes  # the cache of a layer
   # The queries and keys of the prefill are as large as 2 layers' caches.
   assert max(sizes) <= CONFIG.layers * once
+
+
+@pytest.mark.slow
+def test_padding_past_a_table_of_positions_is_harmless():
+  """A prompt padded to more places than the model has positions."""
+  config = dataclasses.replace(
+    CONFIG, layers=1, learned_positions=True, rotary_dim=0, max_length=12
+  )
+  model, whole = Model(config), tiny.params(config)
+  short = generate(whole, HOW, model=model)
+  long = generate(whole, HOW, model=model, width=16)
+  assert np.isfinite(long.sampler_logps).all()
+  np.testing.assert_array_equal(short.tokens, long.tokens)

@@ -51,9 +51,11 @@ def prepare(model: Model, weights: Weights) -> Decoder:
   top = model.config.layers - model.trunk_blocks
   layers += _unstack(model, params, top, specs)
   holder = weights.trunk if model.trunk_blocks else weights.top
-  embed = jax.tree.map(
-    lambda x: nn.with_logical_constraint(x, (None, None)), holder["embed"]
-  )
+  axes = {"embedding": ("vocab", None), "positions": (None, None)}
+  embed = {
+    name: nn.with_logical_constraint(table, axes[name])
+    for name, table in holder["embed"].items()
+  }
   return Decoder(
     embed=embed,
     layers=tuple(layers),
@@ -155,4 +157,7 @@ def step(
     done.append(cache)
   x = Norm(c.norm, c.norm_eps).apply({"params": decoder.norm}, x)
   logits = heads.logits(x, decoder.head, c.logit_cap)
-  return nn.with_logical_constraint(logits, ("rows", None, None)), done
+  # In two steps, or the head is gathered at every token, not the logits. Then
+  # every device has the whole vocabulary of its share of the slots.
+  logits = nn.with_logical_constraint(logits, ("rows", None, "vocab"))
+  return nn.with_logical_constraint(logits, ("rows", "slots", None)), done

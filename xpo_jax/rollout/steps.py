@@ -105,7 +105,7 @@ def run(
     seats: as in `SlotPlaces`.
     grid: as in `SlotPlaces`.
   """
-  slots = state.slots
+  slots = jax.tree.map(_whole, state.slots)
   places = SlotPlaces(
     positions=slots.length - 1 + slots.step,
     steps=slots.step,
@@ -127,6 +127,7 @@ def run(
     how.top_p,
     how.top_k,
   )
+  token, logp = _whole(token), _whole(logp)
   stop, hit = stops.follow(policy.stops, slots.stop, token)
   ended = (token == how.eos_id) | hit
   live = ~slots.done
@@ -138,7 +139,13 @@ def run(
     stop=jnp.where(live, stop, slots.stop),
   )
   found = _note(state.found, slots, token, logp, ended)
+  after = jax.tree.map(_whole, after)
   return State(state.tick + 1, after, tuple(caches), found)
+
+
+def _whole(x: Array) -> Array:
+  """[R, Z] on every device of a row: only the draw itself is split further."""
+  return nn.with_logical_constraint(x, ("rows", None))
 
 
 def _note(found: Samples, slots: Slots, token, logp, ended) -> Samples:
