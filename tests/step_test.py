@@ -256,9 +256,7 @@ def test_a_step_that_is_not_finite_changes_nothing(broken):
     "loss": (Frozen(reference=nan_like(good[0].reference)), good[1]),
     "gradient": (good[0], batch),
   }[broken]
-  step = jax.jit(
-    make_train_step(objective, tx, rate), compiler_options=EXACT
-  )
+  step = jax.jit(make_train_step(objective, tx, rate), compiler_options=EXACT)
   state, _ = step(start(objective, tx), *good)
   mean = log_ratios(members)[:, 1].mean()  # running statistics moved once
   assert state.method_state["z0"] == pytest.approx(0.1 * mean, rel=1e-4)
