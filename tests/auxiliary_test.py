@@ -118,7 +118,9 @@ def test_an_aux_section_that_cannot_work_is_refused(changes, words):
   assert words in str(error.value)
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "cringe", "npo"])
+@pytest.mark.parametrize(
+  "method", ["sft", "dpo", "kto", "cringe", "npo", "rm_pairwise"]
+)
 def test_losses_on_fixed_data_can_be_auxiliary(method):
   c = config.base("tiny").unlock()
   c.method, c.data.source = config.method("npo"), "bad.jsonl"

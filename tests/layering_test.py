@@ -33,7 +33,7 @@ BELOW = {
   "watchdog": "errors",
   "parallel": "types errors watchdog",
   "optimizer": "errors",
-  "sealing": "fetch",
+  "sealing": "errors fetch",
   "stored": "sealing metrics types errors",
   "saver": "sealing stored errors",
   "checkpoint": "sealing stored saver types errors",

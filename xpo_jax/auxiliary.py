@@ -10,13 +10,13 @@ import dataclasses
 from xpo_jax import examples, methods
 from xpo_jax.data import planning
 from xpo_jax.errors import usage_error
+from xpo_jax.methods import registry
 from xpo_jax.methods.registry import Method
 from xpo_jax.step import Objective
 
 # What the trio computes for any batch, without state, rollout or value model.
-_SERVED = frozenset(
-  "reference_logps entropy log_collision contrast_logps noise "
-  "mismatched_completion".split()
+_SERVED = registry.FROM_DATA | set(
+  "reference_logps entropy log_collision contrast_logps noise".split()
 )
 
 

@@ -23,7 +23,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from xpo_jax import sealing, stored
-from xpo_jax.errors import Exit, XpoError, checkpoint_error, storage_error
+from xpo_jax.errors import (
+  Exit,
+  XpoError,
+  checkpoint_error,
+  first_line,
+  storage_error,
+)
 from xpo_jax.saver import Saver
 from xpo_jax.types import PyTree, TrainState
 
@@ -195,7 +201,7 @@ def restore(
       )
   except Exception as e:  # orbax raises many kinds
     raise checkpoint_error(
-      f"{folder}: does not fit this run ({stored.first_line(e)}); use the "
+      f"{folder}: does not fit this run ({first_line(e)}); use the "
       "run's own config or a new --workdir"
     ) from e
   state = like.replace(**{k: found["state"][k] for k in plain})
@@ -225,7 +231,7 @@ def _check_leaves(folder: Path, plain: dict) -> None:
     try:
       found = reader.metadata(folder / "state").item_metadata
     except Exception as e:  # orbax raises many kinds
-      raise stored.unreadable(folder, stored.first_line(e)) from e
+      raise stored.unreadable(folder, first_line(e)) from e
   if found is None:
     raise stored.unreadable(folder, "its metadata are gone")
   saved, wanted = _leaves(found.tree), _leaves(plain)

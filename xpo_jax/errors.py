@@ -42,3 +42,8 @@ def numeric_error(message: str) -> XpoError:
 
 def storage_error(message: str) -> XpoError:
   return XpoError(message, Exit.STORAGE)
+
+
+def first_line(e: BaseException) -> str:
+  """What matters of an error, which is what it says first."""
+  return (str(e).strip().split("\n") or [""])[0][:200] or type(e).__name__

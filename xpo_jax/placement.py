@@ -135,7 +135,7 @@ def make_frozen(
   """
   names = lm.specs(model)
   put = lambda tree: parallel.put_params(
-    mesh, compact(tree, model.dtype), {k: names[k] for k in tree}
+    mesh, lm.compact(tree, model.dtype), {k: names[k] for k in tree}
   )
   reference, lora = parts.top, bool(model.lora[0])
   live = reference_is_live(config, needs)
@@ -162,20 +162,6 @@ def reference_is_live(config, needs: frozenset[str]) -> bool:
   return whole or asked
 
 
-def compact(tree: PyTree, dtype: str) -> PyTree:
-  """Frozen weights in the compute type: half the bytes, the same results.
-
-  Kernels and tables are cast to `dtype` wherever they are used; norms compute
-  in float32 and keep it.
-  """
-
-  def cast(path, leaf):
-    norm = any("norm" in str(getattr(p, "key", "")) for p in path)
-    return leaf if norm or leaf.dtype == dtype else leaf.astype(dtype)
-
-  return jax.tree_util.tree_map_with_path(cast, tree)
-
-
 def devices_of(mesh, model: Model) -> states.Devices:
   """The mesh for frozen numbers: each device holds its part of the weights."""
   if mesh.size == 1:
@@ -191,7 +177,7 @@ def devices_of(mesh, model: Model) -> states.Devices:
         logical = Weights(pick(tree.trunk), pick(tree.top))
       else:
         logical = pick(tree)
-      held = compact(tree, model.dtype)
+      held = lm.compact(tree, model.dtype)
       last[:] = [leaves, parallel.put_params(mesh, held, logical)]
     return last[1]
 

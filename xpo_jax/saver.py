@@ -12,8 +12,8 @@ import threading
 import jax
 import orbax.checkpoint as ocp
 
-from xpo_jax import sealing, stored
-from xpo_jax.errors import XpoError, storage_error
+from xpo_jax import sealing
+from xpo_jax.errors import XpoError, first_line, storage_error
 
 ATTEMPTS = 3  # failed saves in a row before the run stops
 _BARRIER_SECONDS = 3600
@@ -91,10 +91,10 @@ class Saver:
     self.failures += 1
     # The processes of a run cannot try again on their own.
     if self.failures >= ATTEMPTS or jax.process_count() > 1:
-      raise _not_written(self.folder, stored.first_line(error)) from error
+      raise _not_written(self.folder, first_line(error)) from error
     print(
       f"warning: {self.folder}: a checkpoint could not be written "
-      f"({stored.first_line(error)}); trying again after the next step"
+      f"({first_line(error)}); trying again after the next step"
     )
     with contextlib.suppress(Exception):
       self._writer.close()

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from xpo_jax import checks, implicit, parallel, placement, pretrained, trio
@@ -83,10 +82,6 @@ def make_score(
 
   def score_batch(params, frozen, batch):
     batch = jax.tree.map(lambda a: a[0], batch)
-    if model.trunk_blocks:
-      at = trio.places(batch)
-      trunk = lm.trunk_states(model, frozen.trunk, batch.tokens, at)
-      batch = batch.replace(trunk=trunk.astype(jnp.float32))
     x = trio.score(model, asked, {}, params, frozen, batch, train=False)
     rewards, credits = reward(x)
     found = {

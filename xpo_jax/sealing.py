@@ -16,6 +16,7 @@ from pathlib import Path
 import re
 import shutil
 
+from xpo_jax.errors import first_line
 from xpo_jax.fetch import sha256_of
 
 MANIFEST = "manifest.json"
@@ -69,7 +70,7 @@ def read_manifest(folder: Path) -> dict:
       f"has no {MANIFEST} (unsealed: of an earlier version, or damaged)"
     ) from None
   except (OSError, ValueError, RecursionError) as e:
-    raise ValueError(f"{MANIFEST} is unreadable ({_first_line(e)})") from e
+    raise ValueError(f"{MANIFEST} is unreadable ({first_line(e)})") from e
   if not isinstance(found, dict) or "seal" not in found:
     raise ValueError(f"{MANIFEST} is no manifest")
   if _text({k: v for k, v in found.items() if k != "seal"}) != text:
@@ -118,7 +119,7 @@ def damage(folder: Path) -> str:
       return f"folder {odd[0]} is new or gone"
     found = _hashes(folder, list(wanted), sync=False)
   except (OSError, ValueError) as e:
-    return _first_line(e)
+    return first_line(e)
   changed = [name for name in sorted(wanted) if found[name] != wanted[name]]
   return f"{changed[0]} has changed (SHA-256)" if changed else ""
 
@@ -280,7 +281,3 @@ def _remove(path: Path) -> None:
     path.unlink()
   elif path.exists():
     shutil.rmtree(path)
-
-
-def _first_line(e: Exception) -> str:
-  return (str(e).strip().split("\n") or [""])[0][:200] or type(e).__name__

@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from xpo_jax import metrics, sealing
-from xpo_jax.errors import XpoError, checkpoint_error
+from xpo_jax.errors import XpoError, checkpoint_error, first_line
 from xpo_jax.types import PyTree
 
 FOLDER = "checkpoints"
@@ -166,8 +166,3 @@ def unreadable(folder, why: str) -> XpoError:
   return checkpoint_error(
     f"{folder}: unreadable ({why}); train again in another --workdir"
   )
-
-
-def first_line(e: Exception) -> str:
-  """What matters of an error, which is what it says first."""
-  return (str(e).strip().split("\n") or [""])[0][:200] or type(e).__name__

@@ -1,5 +1,7 @@
 """Windows by positions, soft caps and scales, against loops over tokens."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,21 +12,12 @@ from tests.models import transformer_test as plain
 from xpo_jax.models import attention as attentions
 from xpo_jax.models import model as lm
 from xpo_jax.models import rope
-from xpo_jax.models.architecture import RopeScaling, TransformerConfig
+from xpo_jax.models.architecture import RopeScaling
 from xpo_jax.models.layers import Norm
 from xpo_jax.models.model import Model, Weights
 
-GEMMA = TransformerConfig(
-  vocab_size=53,
-  width=16,
-  layers=3,
-  heads=4,
-  kv_heads=2,
-  head_dim=6,
-  mlp_width=24,
-  rope_theta=50.0,
-  norm_eps=1e-3,
-  max_length=96,
+GEMMA = dataclasses.replace(
+  tiny.TIED,
   norm="rms_plus_one",
   post_norms=True,
   qk_norm=True,

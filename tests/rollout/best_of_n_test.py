@@ -26,12 +26,12 @@ def test_the_best_scorable_completion_is_chosen():
     [NAN, -9, NAN],
     [NAN] * 3,
     [2, 2, 1],
-    [NAN, -np.inf, NAN],
+    [NAN, -np.inf, 0],
   ]
   given = samples(5, 3)
   found, index = best(given, np.array(scores, "f"), 0)
-  assert index.tolist() == [1, 1, -1, 0, 1]
-  wanted = [given.tokens[b, k].tolist() for b, k in enumerate([1, 1, 0, 0, 1])]
+  assert index.tolist() == [1, 1, -1, 0, 2]
+  wanted = [given.tokens[b, k].tolist() for b, k in enumerate([1, 1, 0, 0, 2])]
   assert found.tokens[:, 0].tolist() == wanted
   assert found.ended[:, 0].tolist() == [t[0] % 4 == 0 for t in wanted]
   assert found.sampler_logps.shape == (5, 1, 2)

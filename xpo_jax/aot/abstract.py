@@ -37,6 +37,7 @@ class Program:
   frozen: Frozen
   batch: Batch
   shape: Shape
+  live_reference: bool  # it runs in every step
 
 
 def program(config, devices) -> Program:
@@ -72,6 +73,7 @@ def program(config, devices) -> Program:
     frozen=frozen,
     batch=_batch(config, mesh, model, method, needs, shape),
     shape=shape,
+    live_reference=placement.reference_is_live(config, needs),
   )
 
 
@@ -123,7 +125,7 @@ def _weights(config, mesh, model, method, needs):
   if "values" in needs:
     params["value"] = {**policy, "head": head}
     axes["value"] = {**logical, "head": bare}
-  held = lambda tree: placement.compact(tree, model.dtype)
+  held = lambda tree: lm.compact(tree, model.dtype)
   put = lambda tree: _of(jax.eval_shape(held, tree), pick(tree), mesh)
   live = placement.reference_is_live(config, needs)
   lora = bool(model.lora[0])

@@ -172,14 +172,7 @@ def model_flops(program: Program) -> float:
   trained = (c.layers - model.trunk_blocks) * block * tokens
   head = c.width * c.vocab_size * scored
   once = trained + (0 if program.objective.method.trains_reward else head)
-  reference = program.frozen.reference is not None
-  reference |= (
-    bool(model.lora[0])
-    and "reference_logps" not in (program.batch.columns)
-    and "reference_logps"
-    in program.objective.method.needs(program.objective.settings)
-  )
   count = program.batch.tokens.shape[0]
   # A frozen kernel (LoRA) has no gradient of its own.
   factor = 4 if model.lora[0] else 6
-  return count * (factor * once + (2 * once if reference else 0))
+  return count * (factor * once + (2 * once if program.live_reference else 0))

@@ -123,7 +123,10 @@ def get(name: str) -> Topology:
 
 def prepare(topology: Topology) -> None:
   """Fetches the compiler; call before jax initialises anything."""
-  prepare_libtpu() if topology.platform == "tpu" else gpu.prepare()
+  if topology.platform == "tpu":
+    prepare_libtpu()
+  else:
+    gpu.prepare()
 
 
 def prepare_libtpu() -> None:

@@ -69,12 +69,7 @@ def prepare(model: Model, weights: Weights) -> Decoder:
 
 def _unstack(model, variables, count, specs):
   """Per-layer variables; norms stay float32, as they are read so."""
-
-  def cast(path, x):
-    norm = any(getattr(k, "key", "").endswith("_norm") for k in path)
-    return x if norm else x.astype(model.dtype)
-
-  variables = jax.tree_util.tree_map_with_path(cast, variables)
+  variables = lm.compact(variables, model.dtype)
   if specs is not None:
     place = lambda x, spec: nn.with_logical_constraint(
       x, tuple(None if name == "embed" else name for name in spec)

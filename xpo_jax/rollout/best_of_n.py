@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xpo_jax.errors import usage_error
+from xpo_jax.rollout import select
 from xpo_jax.types import Array, Samples
 
 
@@ -15,32 +16,25 @@ def best(samples: Samples, scores: Array, n: int = 0) -> tuple[Samples, Array]:
 
   Args:
     samples: [B, K, S].
-    scores: [B, K]; NaN, an unscorable completion, is never chosen; of equals
-      the first is.
+    scores: [B, K]; what is not finite is never chosen; of equals the first is.
     n: 1..K; 0 is K.
 
   Returns:
     Samples [B, 1, S] and int32 [B] which it was, -1 (and the first one) if
-    nothing of a prompt could be scored.
+    a prompt has no finite score.
 
   Raises:
     XpoError: n out of range.
   """
   _check(n, scores.shape[1], least=0)
   scores = scores[:, : n or None]
-  valid = ~jnp.isnan(scores)
-  index = jnp.argmax(jnp.where(valid, scores, -jnp.inf), axis=1)
-  # All scores may be -inf: the first valid one then, not the first.
-  index = jnp.where(
-    jnp.take_along_axis(valid, index[:, None], axis=1)[:, 0],
-    index,
-    jnp.argmax(valid, axis=1),
-  )
+  found = select.best_of_n(scores, jnp.ones(scores.shape, bool))
+  index, kept = found.index[:, 0], found.kept[:, 0, 0]
   pick = lambda x: jnp.take_along_axis(
     x, index.reshape(-1, *[1] * (x.ndim - 1)), axis=1
   )
-  chosen = jnp.where(jnp.any(valid, axis=1), index, -1)
-  return jax.tree.map(pick, samples), chosen.astype(jnp.int32)
+  chosen = jnp.where(kept, index[:, 0], -1)
+  return jax.tree.map(pick, samples), chosen
 
 
 def expected_best(scores: np.ndarray, n: int) -> np.ndarray:

@@ -16,7 +16,12 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from xpo_jax.errors import checkpoint_error, storage_error, usage_error
+from xpo_jax.errors import (
+  checkpoint_error,
+  first_line,
+  storage_error,
+  usage_error,
+)
 from xpo_jax.models.transformer import TransformerConfig
 from xpo_jax.models.weights import json_file, names, tokenizer_files
 from xpo_jax.models.weights.families import family_of, rows_of
@@ -111,7 +116,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
       shutil.rmtree(part, ignore_errors=True)
       raise
   except (OSError, safetensors.SafetensorError) as e:
-    raise storage_error(f"{folder}: {json_file.first_line(e)}") from e
+    raise storage_error(f"{folder}: {first_line(e)}") from e
 
 
 def _write_config(folder, config, tokenizer, dtype, judges) -> None:

@@ -6,14 +6,13 @@ import gguf
 import jax
 import numpy as np
 
-from xpo_jax.errors import XpoError, checkpoint_error
+from xpo_jax.errors import XpoError, checkpoint_error, first_line
 from xpo_jax.models import rope
 from xpo_jax.models.architecture import RopeScaling
 from xpo_jax.models.transformer import TransformerConfig
 from xpo_jax.models.weights import gguf_header, names, tokenizer_files
 from xpo_jax.models.weights.families import rows_of
 from xpo_jax.models.weights.fields import MAX_LAYERS, MAX_SIZE
-from xpo_jax.models.weights.json_file import first_line
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.types import PyTree
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from xpo_jax.errors import checkpoint_error, storage_error
+from xpo_jax.errors import checkpoint_error, first_line, storage_error
 
 MAX_BYTES = 64 * 2**20  # the largest known tokenizer.json has 34 MB
 
@@ -70,8 +70,3 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(text, encoding="utf-8")
   except OSError as e:
     raise storage_error(f"{path}: {e.strerror}") from e
-
-
-def first_line(e: BaseException) -> str:
-  """The first line of an error's message, at most 200 characters."""
-  return (str(e).splitlines() or [type(e).__name__])[0][:200]

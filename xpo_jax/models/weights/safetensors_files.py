@@ -9,7 +9,7 @@ import re
 import numpy as np
 import safetensors
 
-from xpo_jax.errors import checkpoint_error
+from xpo_jax.errors import checkpoint_error, first_line
 from xpo_jax.models.weights import json_file
 
 INDEX = "model.safetensors.index.json"
@@ -70,10 +70,10 @@ def open_file(path: Path):
     _check_header(path)
     return safetensors.safe_open(path, framework="numpy")
   except OSError as e:
-    raise checkpoint_error(f"{path}: {json_file.first_line(e)}") from e
+    raise checkpoint_error(f"{path}: {first_line(e)}") from e
   except safetensors.SafetensorError as e:
     raise checkpoint_error(
-      f"{path}: {json_file.first_line(e)}; copy the file again"
+      f"{path}: {first_line(e)}; copy the file again"
     ) from e
 
 
@@ -101,8 +101,7 @@ def _check_header(path: Path) -> None:
     found = json_file.parse(header.decode("utf-8"))
   except (ValueError, RecursionError) as e:
     raise checkpoint_error(
-      f"{path}: no safetensors header ({json_file.first_line(e)}); copy the"
-      " file again"
+      f"{path}: no safetensors header ({first_line(e)}); copy the file again"
     ) from e
   if len(found) > MAX_TENSORS + 1:  # and the metadata
     raise checkpoint_error(
@@ -153,7 +152,7 @@ def read_tensor(
     part = (slice(None),) * len(tensor.get_shape()) if part is None else part
     value = tensor[part].astype(np.float32)
   except (OSError, safetensors.SafetensorError) as e:
-    raise checkpoint_error(f"{home[name]}: {json_file.first_line(e)}") from e
+    raise checkpoint_error(f"{home[name]}: {first_line(e)}") from e
   if not np.isfinite(value).all():
     raise checkpoint_error(
       f"{home[name]}: tensor {name!r} holds NaN or Inf; these weights are"

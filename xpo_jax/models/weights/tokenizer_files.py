@@ -6,9 +6,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import models, processors
 
-from xpo_jax.errors import checkpoint_error
+from xpo_jax.errors import checkpoint_error, first_line
 from xpo_jax.models.weights import json_file, links, tokenizer_limits
-from xpo_jax.models.weights.json_file import first_line
 from xpo_jax.models.weights.tokenizer import (
   Tokenizer,
   byte_level,
