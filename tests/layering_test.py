@@ -178,8 +178,12 @@ CALLS_REFUSED = {
   "pickle.load", "pickle.loads", "torch.load", "yaml.load", "jsonpickle.decode",
 }  # fmt: skip
 KEYWORDS_REFUSED = {"shell", "trust_remote_code", "allow_pickle"}
-# The operator's own config file, and the files of our methods folder.
-LOADERS = {"exec_module": "flags", "import_module": "methods.registry"}
+# The operator's own config file and reward functions, and the files of our
+# methods folder.
+LOADERS = {
+  "exec_module": ("flags",),
+  "import_module": ("methods.registry", "judge_config"),
+}
 
 
 def violations(tree: ast.AST, module: str) -> list[str]:
@@ -195,7 +199,7 @@ def violations(tree: ast.AST, module: str) -> list[str]:
       if called in CALLS_REFUSED:
         found.append(called)
       last = called.rpartition(".")[2]
-      if LOADERS.get(last, module) != module:
+      if module not in LOADERS.get(last, (module,)):
         found.append(last)
       for keyword in node.keywords:
         constant = getattr(keyword.value, "value", None)
@@ -219,6 +223,7 @@ def test_bytes_are_data(file):
     ("subprocess.run(x, shell=True)", ["shell"]),
     ("subprocess.run(x, shell=flag)", ["shell"]),
     ("spec.loader.exec_module(m)", ["exec_module"]),
+    ("importlib.import_module(m)", ["import_module"]),
     ("re.compile('x'); model.eval(); subprocess.run(x, shell=False)", []),
   ],
 )

@@ -25,7 +25,7 @@ from xpo_jax.data import packing, templates
 from xpo_jax.data.planning import Shape, group_lengths
 from xpo_jax.data.records import Prompt, TokenGroup
 from xpo_jax.data.templates import Template
-from xpo_jax.errors import usage_error
+from xpo_jax.errors import checkpoint_error, usage_error
 from xpo_jax.judges import pointwise
 from xpo_jax.judges.candidates import Ask, Judge, Reply, Score, Write
 from xpo_jax.models import model as lm
@@ -233,6 +233,10 @@ def _run_judge(source: str, wants_head: bool, beta: float | None) -> Judge:
     reward,
     found.tokenizer,
   )
+  if wants_head and "reward_head" not in scorer.params["policy"]:
+    raise checkpoint_error(
+      f"{source}: its checkpoint has no reward head; train it again"
+    )
   template = templates.make_template(
     found.tokenizer, found.config.data.template
   )
@@ -263,28 +267,39 @@ def make_scorer(
 
 def scores_of(scorer: Scorer) -> Score:
   """The rewards [K] of every group, in rounded shapes."""
-  multiple = scorer.mesh.shape["data"] * scorer.mesh.shape["fsdp"]
-  rows = ROWS + -ROWS % multiple
 
   def score_groups(groups: Sequence[TokenGroup]) -> list[np.ndarray]:
     out = [np.full(len(g.completions), np.nan) for g in groups]
-    pieces = [p for n, g in enumerate(groups) for p in _pieces(n, g)]
-    shape = _shape([piece for _, _, piece in pieces], rows)
-    for at in range(0, len(pieces), rows):
-      part = pieces[at : at + rows]
-      batch = packing.pack([p for *_, p in part], shape, Feedback.SCORE)
-      batch = jax.tree.map(lambda x: x[None], batch)
-      with parallel.use(scorer.mesh):
-        found = scorer.score_batch(
-          scorer.params, scorer.frozen, parallel.put_batch(scorer.mesh, batch)
-        )
-      rewards = parallel.to_host(found["rewards"])
-      for (n, first, piece), own in zip(part, rewards, strict=False):
-        size = len(piece.completions)
-        out[n][first : first + size] = own[:size]
+    for n, first, piece, own in numbers(scorer, groups, "rewards"):
+      size = len(piece.completions)
+      out[n][first : first + size] = own[:size]
     return out
 
   return score_groups
+
+
+def numbers(scorer: Scorer, groups: Sequence[TokenGroup], name: str):
+  """Of what `score_forward.make_score` returns, the numbers called `name`.
+
+  Yields:
+    (number of the group, its first completion here, the completions of one
+    row as a group, their numbers [K] or [K, T]).
+  """
+  multiple = scorer.mesh.shape["data"] * scorer.mesh.shape["fsdp"]
+  rows = ROWS + -ROWS % multiple
+  pieces = [p for n, g in enumerate(groups) for p in _pieces(n, g)]
+  shape = _shape([piece for _, _, piece in pieces], rows)
+  for at in range(0, len(pieces), rows):
+    part = pieces[at : at + rows]
+    batch = packing.pack([p for *_, p in part], shape, Feedback.SCORE)
+    batch = jax.tree.map(lambda x: x[None], batch)
+    with parallel.use(scorer.mesh):
+      found = scorer.score_batch(
+        scorer.params, scorer.frozen, parallel.put_batch(scorer.mesh, batch)
+      )
+    host = parallel.to_host(found[name])
+    for piece, own in zip(part, host, strict=False):
+      yield *piece, own
 
 
 def _pieces(number: int, group: TokenGroup):
