@@ -74,7 +74,7 @@ def page(written):
 
 def test_texts_are_shown_and_never_run(page):
   assert "script" not in page.tags
-  assert page.tags.count("img") == 1  # the curves of SFT alone
+  assert page.tags.count("img") == 2  # the curves of SFT, the stages' times
   # title twice (head and h1), note, table, prompt, sample, config
   assert page.text.count("<script>alert(1)</script>") == 7
 
@@ -82,10 +82,10 @@ def test_texts_are_shown_and_never_run(page):
 def test_the_page_asks_for_nothing(page):
   loading = {"src", "href", "srcset", "data", "action", "poster", "background"}
   targets = [value for _, name, value in page.attributes if name in loading]
-  assert len(targets) == 1
-  assert targets[0].startswith("data:image/png;base64,iVBOR")
+  assert len(targets) == 2
+  assert all(x.startswith("data:image/png;base64,iVBOR") for x in targets)
   assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
-  source = report.PAGE + report.STYLE
+  source = report.PAGE + report.STYLE + report.REPORT_STYLE
   assert not re.search(r"https?:|//|@import|url\(", source)
   policy = dict((t, v) for t, n, v in page.attributes if n == "content")["meta"]
   assert policy.startswith("default-src 'none'")
@@ -101,9 +101,44 @@ def test_header_time_and_scores(page):
   assert "(empty)" in words
 
 
-def test_curves_are_files_too(written):
-  names = [path.name for path in (written.parent / "curves").iterdir()]
-  assert names == ["sft.png"]
+def test_figures_are_files_too(written):
+  names = sorted(path.name for path in (written.parent / "plots").iterdir())
+  assert names == ["sft-curves.png", "stages.png"]
+
+
+def test_a_single_stage_needs_no_prefix(tmp_path):
+  run = make_run()
+  report.write_report(tmp_path, run | {"stages": run["stages"][:1]})
+  assert [p.name for p in (tmp_path / "plots").iterdir()] == ["curves.png"]
+
+
+def test_replies_of_a_sample_each_have_their_score():
+  sample = {
+    "prompt": "p",
+    "range": (2.0, 6.0),
+    "texts": {"before": ["a", "b"], "after": ["c", "d"]},
+    "scores": {
+      "before": [{"score": 2.0}, {"score": 4.0}],
+      "after": [{"score": 6.0}, {"score": math.nan}],
+    },
+  }
+  run = make_run() | {"samples": [sample], "stages": []}
+  source = report.render(run, {})
+  words = " ".join(Page(source).text.split())
+  assert (
+    "before a score +2.00 b score +4.00 after c score +6.00 d score n/a"
+  ) in words
+  # The lowest is orange, the middle and NaN grey, the highest green.
+  colours = re.findall(r"background:(#\w+)\">score", source)
+  assert colours == ["#f6b278", "#eef0f3", "#86cfa5", "#eef0f3"]
+
+
+def test_a_folded_table_opens_on_a_click():
+  table = {"title": "Long", "columns": ["a"], "rows": [], "folded": True}
+  run = make_run() | {"tables": [table], "samples": [], "stages": []}
+  page = report.render(run, {})
+  assert "<details><summary>Long</summary>" in page
+  assert "<caption>" not in page
 
 
 def test_a_missing_key_is_named():
@@ -161,6 +196,35 @@ def test_panels_hold_every_metric_once():
     ("loss",),
     ("rewards/chosen", "rewards/rejected"),
     ("z/new",),
+  ]
+
+
+def test_held_out_and_machine_find_their_places():
+  metrics = dict.fromkeys(
+    ["optimizer/learning_rate", "perf/seconds_update", "eval/reward",
+     "rewards/judge", "eval/kl/k1", "optimizer/skipped", "eval/ended",
+     "kl/reference", "kl/sampler", "length/chosen", "length/rejected"],
+    [(1, 0.0)],
+  )  # fmt: skip
+  panels = [(p.unit, p.names) for p in report_curves.panels_of(metrics)]
+  # Seconds have another figure, and no step was skipped.
+  assert panels == [
+    ("mean score", ("rewards/judge",)),
+    ("nats / completion", ("kl/k1",)),
+    ("nats / token", ("kl/reference",)),
+    ("nats / token", ("kl/sampler",)),
+    ("share of completions", ("completions/ended",)),
+    ("tokens / completion", ("length/chosen", "length/rejected")),
+    ("per step", ("optimizer/learning_rate",)),
+  ]
+  skipped = {
+    "optimizer/skipped": [(1, 0.0), (2, 1.0)],
+    "kl/reference": [(1, 1)],
+  }
+  panels = [(p.unit, p.names[0]) for p in report_curves.panels_of(skipped)]
+  assert panels == [
+    ("nats / completion", "kl/reference"),
+    ("in a row, not finite", "optimizer/skipped"),
   ]
 
 

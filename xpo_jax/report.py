@@ -19,8 +19,8 @@ from rich.text import Text
 
 from xpo_jax import progress
 from xpo_jax.errors import storage_error
-from xpo_jax.report_curves import draw_curves
-from xpo_jax.report_page import PAGE, STYLE
+from xpo_jax.report_figures import draw_all, draw_stages
+from xpo_jax.report_page import PAGE, REPORT_STYLE, STYLE
 
 FILM_NOTES = (
   "The labels are human sentiment ratings of film review sentences turned into "
@@ -36,11 +36,19 @@ FILM_NOTES = (
   "clustered by film, [95%] a paired bootstrap over films, and the last column "
   "the share of pairs in which the new text scores higher (a tie is half).",
 )
+CAPTIONS = {
+  "curves": "Over the steps; dashed lines are held-out data.",
+  "reward-kl": "Reward against the distance from the reference, which buys it.",
+  "seconds": "What a rollout takes.",
+}
 NEGATIVE, NEUTRAL, POSITIVE = (246, 178, 120), (238, 240, 243), (134, 207, 165)
 
 
 def write_report(folder: str | os.PathLike, run: Mapping) -> pathlib.Path:
-  """Writes `report.html` and `curves/<stage>.png` into `folder`.
+  """Writes `report.html` and `plots/*.png` into `folder`.
+
+  A plot is plots/<stage>-<figure>.png, of a single stage plots/<figure>.png,
+  where figure is one of CAPTIONS; plots/stages.png shows where time went.
 
   Args:
     folder: made if missing.
@@ -51,9 +59,11 @@ def write_report(folder: str | os.PathLike, run: Mapping) -> pathlib.Path:
       headline: optional [{"label", "value", "detail"}] texts, the key figures.
       notes: [str], honest caveats; FILM_NOTES for the embedded data.
       tables: [{"title", "columns": [str], "rows": [[str]]}], as made by
-        evals.compare.final_table.
+        evals.compare.final_table; with "folded": True it opens on a click.
       samples: [{"prompt": str, "texts": {stage: str}, "scores": {stage:
-        {judge: float}}}]; stages in the order shown; a score in about -1 .. 1.
+        {judge: float}}}]; stages in the order shown; a score in about -1 .. 1,
+        or in the optional "range": (lowest, highest). Instead of one text and
+        its scores a stage may have a list of texts and one of scores.
       stages: [{"name": str, "config": dict, "metrics": read_metrics' answer,
         "seconds": float}] in the order run.
 
@@ -65,16 +75,20 @@ def write_report(folder: str | os.PathLike, run: Mapping) -> pathlib.Path:
     jinja2.UndefinedError, KeyError: `run` lacks a key.
   """
   folder = pathlib.Path(folder)
-  images = {
-    stage["name"]: draw_curves(stage["metrics"])
-    for stage in run["stages"]
-    if stage["metrics"]
+  stages = run["stages"]
+  images = {s["name"]: draw_all(s["metrics"]) for s in stages}
+  plots = {
+    f"{_slug(stage)}-{name}" if len(stages) > 1 else name: image
+    for stage, found in images.items()
+    for name, image in found.items()
   }
-  page = render(run, images)
+  overview = draw_stages(stages) if len(stages) > 1 else b""
+  page = render(run, images, overview)
   try:
-    (folder / "curves").mkdir(parents=True, exist_ok=True)
-    for name, image in images.items():
-      (folder / "curves" / f"{_slug(name)}.png").write_bytes(image)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    for name, image in (plots | {"stages": overview}).items():
+      if image:
+        (folder / "plots" / f"{name}.png").write_bytes(image)
     fresh = folder / "report.html.new"
     fresh.write_text(page, encoding="utf-8")
     os.replace(fresh, folder / "report.html")
@@ -86,17 +100,27 @@ def write_report(folder: str | os.PathLike, run: Mapping) -> pathlib.Path:
   return folder / "report.html"
 
 
-def render(run: Mapping, images: Mapping[str, bytes]) -> str:
-  """The page of `run` (see `write_report`); images: stage name -> PNG."""
+def render(
+  run: Mapping,
+  images: Mapping[str, Mapping[str, bytes]],
+  overview: bytes = b"",
+) -> str:
+  """The page of `run` (see `write_report`).
+
+  Args:
+    run: what happened.
+    images: stage name -> {figure's name: PNG}.
+    overview: PNG of the stages' times, if there are several.
+  """
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined
   )
-  environment.filters |= {"colour": score_colour, "score": _score_text}
+  environment.filters["data"] = lambda image: base64.b64encode(image).decode()
   total = sum(stage["seconds"] for stage in run["stages"])
   stages = [
     {
       "name": stage["name"],
-      "image": base64.b64encode(images.get(stage["name"], b"")).decode(),
+      "images": images.get(stage["name"], {}),
       "time": progress.clock_text(stage["seconds"]),
       "share": 100 * stage["seconds"] / total if total else 0.0,
       "config": json.dumps(stage["config"], indent=2, default=str),
@@ -109,11 +133,37 @@ def render(run: Mapping, images: Mapping[str, bytes]) -> str:
   facts += run.get("facts", {}).items()
   return environment.from_string(PAGE).render(
     run={"headline": ()} | dict(run),
-    style=STYLE,
+    samples=[_versions(sample) for sample in run["samples"]],
+    style=STYLE + REPORT_STYLE,
     facts=facts,
     stages=stages,
+    captions=CAPTIONS,
+    overview=overview,
     total_time=progress.clock_text(total),
   )
+
+
+def _versions(sample: Mapping) -> dict:
+  """A sample as the page shows it: stages, their replies, chips of scores."""
+  low, high = sample.get("range", (-1.0, 1.0))
+  place = lambda x: 2 * (x - low) / (high - low) - 1 if high > low else 0.0
+  versions = []
+  for stage, texts in sample["texts"].items():
+    scores = sample["scores"].get(stage, {})
+    if isinstance(texts, str):
+      texts, scores = [texts], [scores]
+    replies = [
+      {
+        "text": text,
+        "chips": [
+          (f"{judge} {_score_text(x)}", score_colour(place(x)))
+          for judge, x in found.items()
+        ],
+      }
+      for text, found in zip(texts, scores, strict=True)
+    ]
+    versions.append({"name": stage, "replies": replies})
+  return {"prompt": sample["prompt"], "versions": versions}
 
 
 def score_colour(score: float) -> str:

@@ -6,9 +6,9 @@ every value is text, never markup.
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2530; --soft: #5b6675; --line: #e1e5ea;
-  --tint: #f5f7f9; --accent: #1f5fa8; }
+  --tint: #f5f7f9; --accent: #1f5fa8; --paper: #fff; --note: #fff8ea; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5
   system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 24px 64px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 16px; }
@@ -27,12 +27,13 @@ p { margin: 6px 0; }
 .tile b { display: block; font-size: 24px; line-height: 1.3;
   font-variant-numeric: tabular-nums; }
 .tile span { display: block; font-size: 13px; color: var(--soft); }
-.notes { background: #fff8ea; border-left: 4px solid #d99a2b; margin: 24px 0 0;
-  padding: 10px 16px; border-radius: 0 8px 8px 0; font-size: 14px; }
+.notes { background: var(--note); border-left: 4px solid #d99a2b;
+  margin: 24px 0 0; padding: 10px 16px; font-size: 14px;
+  border-radius: 0 8px 8px 0; }
 .notes ul { margin: 4px 0; padding-left: 20px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
-caption { text-align: left; font-weight: 600; padding: 4px 0 8px; }
+caption { text-align: left; font-weight: 600; padding: 14px 0 8px; }
 th, td { padding: 7px 12px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
@@ -48,8 +49,9 @@ tbody tr:hover { background: var(--tint); }
 .version:first-child { border-left: 0; }
 .version h4 { margin: 0 0 4px; font-size: 12px; color: var(--soft); }
 .version p { margin: 0 0 8px; white-space: pre-wrap; overflow-wrap: anywhere; }
-.chip { display: inline-block; border-radius: 10px; padding: 1px 9px;
-  margin: 0 4px 4px 0; font-size: 12px; font-variant-numeric: tabular-nums; }
+.chip { color: #1d2530; display: inline-block; border-radius: 10px;
+  padding: 1px 9px; margin: 0 4px 4px 0; font-size: 12px;
+  font-variant-numeric: tabular-nums; }
 img { display: block; max-width: 100%; height: auto; margin: 8px 0 20px; }
 td.bar { width: 55%; }
 td.bar i { display: block; height: 12px; border-radius: 3px; min-width: 2px;
@@ -63,6 +65,17 @@ summary { cursor: pointer; padding: 6px 0; font-weight: 600; }
   .version { border-left: 0; border-top: 1px solid var(--line); }
   .facts { grid-template-columns: 1fr; gap: 0; }
   .facts dd { margin-bottom: 8px; }
+}
+"""
+
+# Of reports alone: `xpo score` has tooltips that must not be cut. In the dark,
+# figures keep their white paper and become cards.
+REPORT_STYLE = """
+.version p { max-height: 30em; overflow-y: auto; }
+@media (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --ink: #e4e8ee; --soft: #9aa6b6; --line: #343c48;
+    --tint: #222933; --accent: #6fa8e8; --paper: #171c23; --note: #2e2818; }
+  img { background: #fff; padding: 10px; border-radius: 8px; }
 }
 """
 
@@ -103,8 +116,12 @@ PAGE = """<!doctype html>
 
 <h2>Results</h2>
 {%- for table in run.tables %}
+{%- if table.folded is defined %}
+<details><summary>{{ table.title }}</summary>
+{%- endif %}
 <div class="wide"><table>
-<caption>{{ table.title }}</caption>
+{%- if table.folded is not defined %}<caption>{{ table.title }}</caption>
+{%- endif %}
 <thead><tr>
 {%- for column in table.columns %}<th>{{ column }}</th>{% endfor -%}
 </tr></thead>
@@ -113,22 +130,25 @@ PAGE = """<!doctype html>
 <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {%- endfor %}
 </tbody></table></div>
+{%- if table.folded is defined %}</details>{% endif %}
 {%- else %}
 <p class="soft">This run measured nothing.</p>
 {%- endfor %}
 
-{%- if run.samples %}
+{%- if samples %}
 <h2>Samples</h2>
 <p class="soft">The same prompts before and after. Colour is the score: orange
-is negative, green is positive.</p>
-{%- for sample in run.samples %}
+is low, green is high.</p>
+{%- for sample in samples %}
 <div class="sample"><div class="prompt">{{ sample.prompt }}</div>
 <div class="versions">
-{%- for stage, text in sample.texts.items() %}
-<div class="version"><h4>{{ stage }}</h4><p>{{ text or "(empty)" }}</p>
-{%- for judge, score in sample.scores.get(stage, {}).items() %}
-<span class="chip" style="background:{{ score | colour }}">{{ judge }}
-{{ score | score }}</span>
+{%- for version in sample.versions %}
+<div class="version"><h4>{{ version.name }}</h4>
+{%- for reply in version.replies %}
+<p>{{ reply.text or "(empty)" }}</p>
+{%- for text, colour in reply.chips %}
+<span class="chip" style="background:{{ colour }}">{{ text }}</span>
+{%- endfor %}
 {%- endfor %}
 </div>
 {%- endfor %}
@@ -138,10 +158,13 @@ is negative, green is positive.</p>
 
 <h2>Training</h2>
 {%- for stage in stages %}
-{%- if stage.image %}
+{%- if stage.images %}
 <h3>{{ stage.name }}</h3>
-<img alt="Curves of {{ stage.name }}" src="data:image/png;base64,
-{{- stage.image }}">
+{%- for name, image in stage.images.items() %}
+<p class="soft">{{ captions[name] }}</p>
+<img alt="{{ name }} of {{ stage.name }}" src="data:image/png;base64,
+{{- image | data }}">
+{%- endfor %}
 {%- endif %}
 {%- endfor %}
 
@@ -157,6 +180,9 @@ is negative, green is positive.</p>
 {%- endfor %}
 <tr><td><b>all</b></td><td><b>{{ total_time }}</b></td><td></td><td></td></tr>
 </tbody></table>
+{%- if overview %}
+<img alt="Time of the stages" src="data:image/png;base64,{{ overview | data }}">
+{%- endif %}
 
 <h2>Configuration</h2>
 {%- for stage in stages %}

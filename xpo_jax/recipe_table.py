@@ -1,0 +1,226 @@
+"""Recipes side by side: what a method reached, how far it went, what it cost.
+
+A row is a dict with the key `recipe` and any of the keys of COLUMNS; what is
+missing or not finite stays empty. Pure functions, but for `write` and `show`.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import jinja2
+from rich.console import Console
+
+from xpo_jax import progress
+from xpo_jax.errors import storage_error
+
+Row = Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  key: str
+  title: str
+  unit: str
+  form: str
+
+
+COLUMNS = (
+  Column("gold", "gold reward", "mean score", "+.3f"),
+  Column("reward", "reward model", "mean score", "+.3f"),
+  Column("kl", "KL to SFT", "nats / completion", ".2f"),
+  Column("length", "length", "tokens / completion", ".1f"),
+  Column("distinct_n", "distinct-n", "share of n-grams", ".3f"),
+  Column("repetition", "repetition", "share of n-grams", ".3f"),
+  Column("minutes", "time", "min", ".1f"),
+)
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{{ table.title }}</title>
+<style>{{ style | safe }}</style>
+</head>
+<body>
+<main>
+<h1>{{ table.title }}</h1>
+{%- for note in notes %}
+<p class="soft">{{ note }}</p>
+{%- endfor %}
+<div class="wide"><table>
+<thead><tr>
+{%- for column in table.columns %}<th>{{ column }}</th>{% endfor -%}
+</tr></thead>
+<tbody>
+{%- for row in table.rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}
+</tbody></table></div>
+<img alt="The same numbers as bars" src="data:image/png;base64,{{ image }}">
+</main>
+</body>
+</html>
+"""
+
+
+def ordered(rows: Sequence[Row], by: str = "gold") -> list[Row]:
+  """Rows from the highest `by` to the lowest; those without it at the end."""
+
+  def key(row):
+    value = _number(row, by)
+    missing = math.isnan(value)
+    return missing, 0.0 if missing else -value, str(row["recipe"])
+
+  return sorted(rows, key=key)
+
+
+def table(
+  rows: Sequence[Row], title: str = "Recipes", by: str = "gold"
+) -> dict:
+  """{"title", "columns", "rows"} of texts, for the report and the terminal.
+
+  Columns that no row has are left out.
+  """
+  columns = _present(rows)
+  return {
+    "title": title,
+    "columns": ["recipe", *(f"{c.title} ({c.unit})" for c in columns)],
+    "rows": [
+      [str(row["recipe"]), *(_text(row, c) for c in columns)]
+      for row in ordered(rows, by)
+    ],
+  }
+
+
+def markdown(rows: Sequence[Row], by: str = "gold") -> str:
+  """The table as Markdown, numbers to the right."""
+  found = table(rows, by=by)
+  escape = lambda cell: cell.replace("\\", "\\\\").replace("|", "\\|")
+  rule = ["---", *("---:" for _ in found["columns"][1:])]
+  body = [found["columns"], rule, *found["rows"]]
+  return "".join(f"| {' | '.join(map(escape, line))} |\n" for line in body)
+
+
+def show(
+  rows: Sequence[Row],
+  title: str = "Recipes",
+  by: str = "gold",
+  *,
+  console: Console | None = None,
+) -> None:
+  """Prints the table."""
+  found = table(rows, title, by)
+  progress.print_table(
+    found["title"], found["columns"], found["rows"], console=console
+  )
+
+
+def draw(rows: Sequence[Row], by: str = "gold") -> bytes:
+  """PNG: a small bar chart for every column, recipes in the table's order.
+
+  Args:
+    rows: at least one, with at least one number.
+  """
+  from xpo_jax import report_axes as paper  # loads matplotlib
+
+  rows, columns = ordered(rows, by), _present(rows)
+  across = min(4, len(columns))
+  down = math.ceil(len(columns) / across)
+  size = (2.9 * across + 1.0, (0.7 + 0.24 * len(rows)) * down)
+  figure, axes = paper.new_figure(down, across, size)
+  for number, (place, column) in enumerate(zip(axes, columns)):
+    values = [_number(row, column.key) for row in rows]
+    places = range(len(rows))
+    place.barh(places, [0.0 if math.isnan(v) else v for v in values],
+               0.7, color=paper.COLOURS[0])  # fmt: skip
+    names = [paper.literal(str(row["recipe"])) for row in rows]
+    place.set_yticks(
+      places, names if number % across == 0 else [""] * len(rows)
+    )
+    place.set_ylim(len(rows) - 0.5, -0.5)
+    low, high = place.get_xlim()
+    room = 0.22 * (high - low)  # for the numbers beside the bars
+    place.set_xlim(low - room if low < 0 else 0.0, high + room)
+    for row, value in enumerate(values):
+      left = value < 0
+      place.text(0.0 if math.isnan(value) else value, row,
+                 f" {_text(rows[row], column) or 'n/a'} ", va="center",
+                 ha="right" if left else "left", fontsize=7,
+                 color=paper.INK)  # fmt: skip
+    paper.style(place, column.title, column.unit, "")
+    place.grid(axis="y", visible=False)
+    place.locator_params(axis="x", nbins=4)
+  for place in axes[len(columns) :]:
+    place.set_visible(False)
+  return paper.png(figure)
+
+
+def html(
+  rows: Sequence[Row],
+  image: bytes,
+  title: str = "Recipes",
+  notes: Sequence[str] = (),
+  by: str = "gold",
+) -> str:
+  """A page of its own: the table and `draw`'s PNG; texts are escaped."""
+  from xpo_jax.report_page import REPORT_STYLE, STYLE
+
+  environment = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined
+  )
+  return environment.from_string(PAGE).render(
+    table=table(rows, title, by),
+    notes=notes,
+    style=STYLE + REPORT_STYLE,
+    image=base64.b64encode(image).decode(),
+  )
+
+
+def write(
+  folder: str | os.PathLike,
+  rows: Sequence[Row],
+  title: str = "Recipes",
+  notes: Sequence[str] = (),
+  by: str = "gold",
+) -> Path:
+  """Writes recipes.md, recipes.png and recipes.html; returns the latter.
+
+  Raises:
+    XpoError: the folder cannot be written.
+  """
+  folder, image = Path(folder), draw(rows, by)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipes.md").write_text(markdown(rows, by), encoding="utf-8")
+    (folder / "recipes.png").write_bytes(image)
+    path = folder / "recipes.html"
+    path.write_text(html(rows, image, title, notes, by), encoding="utf-8")
+  except OSError as error:
+    raise storage_error(
+      f"{folder}: cannot write the table of recipes ({error.strerror}); free "
+      "some space or choose another folder"
+    ) from error
+  return path
+
+
+def _present(rows: Sequence[Row]) -> list[Column]:
+  known = lambda c: any(not math.isnan(_number(r, c.key)) for r in rows)
+  return [column for column in COLUMNS if known(column)]
+
+
+def _number(row: Row, key: str) -> float:
+  value = row.get(key)
+  number = math.nan if value is None else float(value)  # type: ignore[arg-type]
+  return number if math.isfinite(number) else math.nan
+
+
+def _text(row: Row, column: Column) -> str:
+  value = _number(row, column.key)
+  return "" if math.isnan(value) else f"{value:{column.form}}"
