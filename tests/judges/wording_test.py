@@ -19,6 +19,9 @@ FIELDS = {
   "principle_decide": set(),
   "verdict_pair": {"prompt", "first", "second", "nonce"},
   "verdict_rating": {"prompt", "answer", "nonce"},
+  "critique": {"prompt", "answer", "principle"},
+  "revise": {"prompt", "answer", "critique", "principle"},
+  "revise_only": {"prompt", "answer", "principle"},
 }
 
 
