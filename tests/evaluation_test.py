@@ -1,54 +1,18 @@
-"""Distances, held-out accuracy and sharing of frozen blocks."""
+"""Settings that are refused, and a whole evaluation on tiny models."""
 
-import dataclasses
 import json
-import math
-import types
-from typing import NamedTuple
 
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from xpo_jax import evaluation, held_out, pretrained
-from xpo_jax.data.records import Group
-from xpo_jax.models.model import Model
-from xpo_jax.models.transformer import TransformerConfig
+from tests import runs
+from tests.judging_test import CONFIG, MODEL, head, params
+from tests.pretrained_test import write_run
+from xpo_jax import cli, config, evaluation, held_out
+from xpo_jax.errors import XpoError
+from xpo_jax.models.weights.export import save_folder
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
-from xpo_jax.pretrained import Pretrained
-from xpo_jax.types import Feedback
-
-
-class Samples(NamedTuple):
-  """What is read of the sampler's answer."""
-
-  tokens: np.ndarray
-  mask: np.ndarray
-  ended: np.ndarray
-
-
-SIZES = TransformerConfig(
-  vocab_size=20,
-  width=8,
-  layers=3,
-  heads=2,
-  kv_heads=1,
-  head_dim=4,
-  mlp_width=8,
-)
-
-
-def test_divergence_is_summed_over_tokens():
-  policy = [np.array([-1.0, -2.0]), np.array([-0.5])]
-  reference = [np.array([-1.5, -1.0]), np.array([-0.5])]
-  k1, k3 = evaluation.divergence(policy, reference)
-  np.testing.assert_allclose(k1, [0.5 - 1.0, 0.0])
-  expected = (math.exp(-0.5) - 1 + 0.5) + (math.exp(1.0) - 1 - 1.0)
-  np.testing.assert_allclose(k3, [expected, 0.0], atol=1e-12)
-
-
-def test_divergence_is_finite_for_impossible_tokens():
-  _, k3 = evaluation.divergence([np.array([-1e4])], [np.array([0.0])])
-  np.testing.assert_allclose(k3, [math.exp(20.0) - 1 - 1e4])
 
 
 def test_held_out_accuracy_counts_positive_margins(tmp_path):
@@ -68,51 +32,176 @@ def test_no_margins_no_accuracy(tmp_path):
   assert evaluation.held_out_accuracy(tmp_path) is None
 
 
-@pytest.mark.parametrize("changed,blocks", [("top", 2), ("trunk", 0)])
-def test_models_share_the_trunk_only_if_it_is_equal(changed, blocks):
-  params = pretrained.random_params(Model(SIZES), 0)
-  other = pretrained.random_params(Model(SIZES), 0)
-  layer = {"top": 2, "trunk": 0}[changed]
-  gate = np.array(other["blocks"]["mlp"]["gate"])
-  gate[layer] += 1
-  other["blocks"]["mlp"]["gate"] = gate
-  models = {
-    name: Pretrained(Model(SIZES), tree, None)
-    for name, tree in (("a", params), ("b", other))
-  }
-  splits = evaluation.split_shared(models, 2)
-  assert {s.model.trunk_blocks for s in splits.values()} == {blocks}
-
-
-@pytest.mark.parametrize("trained, text", [("plain", "Hi"), ("", "\nHi")])
-def test_auto_is_each_policy_s_own_template(tmp_path, trained, text):
-  """Without a word of its training, a policy with a chat template chats."""
-  asked = []
-
-  class Policy:
-    tokenizer = dataclasses.replace(
-      byte_tokenizer(), trained_with=trained, eos_id=258
-    )
-
-    def sample(self, ids, *_, end_id, **__):
-      asked.append((self.tokenizer.decode(ids[0]), end_id))
-      return Samples(
-        tokens=np.zeros((1, 1, 1), int),
-        mask=np.ones((1, 1, 1), bool),
-        ended=np.ones((1, 1), bool),
-      ), None
-
-  settings = types.SimpleNamespace(
-    template="auto",
-    prompts_at_once=1,
-    max_new_tokens=1,
+def settings(folder, **more):
+  chosen = dict(
+    policies=dict(a=str(folder / "a"), b=str(folder / "b")),
+    columns=("a", "b"),
+    baseline="a",
+    final="b",
+    reference="a",
+    rewards={},
+    data=dict(
+      source=str(folder / "pairs.jsonl"),
+      split="validation",
+      format="auto",
+      on_bad_row="error",
+    ),
+    prompts=4,
+    prompts_at_once=4,
+    template="plain",
+    completions=2,
+    max_new_tokens=6,
     temperature=1.0,
     top_p=1.0,
     seed=0,
-    completions=1,
+    shared_blocks=0,
   )
-  group = Group("f:1", "Hi", (), (), Feedback.DEMONSTRATION)
-  evaluation.sample_policy("p", Policy(), [group], settings, tmp_path)
-  ((prompt, end),) = asked
-  assert prompt.removeprefix("user").removesuffix("\nassistant\n") == text
-  assert end == (258 if trained == "plain" else 256)
+  return ConfigDict(chosen | more).lock()
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"final": "c"}, "x.final='c' is none of its policies: a, b"),
+    ({"reference": "c"}, "x.reference='c' is none"),
+    ({"baseline": ""}, "x.baseline='' is none"),
+    ({"promts": 1}, "x.promts is unknown; an evaluation has baseline"),
+    ({"measures": ("VADR",)}, "'VADR'; choose among VADER, TextBlob"),
+    ({"judge": {"name": "pairwize"}}, "x.judge.name='pairwize'"),
+    ({"judge": {"nam": "pairwise"}}, "x.judge: key 'nam' is unknown"),
+    (
+      {"harmless": {"name": "pairwise", "source": "a"}},
+      "x.harmless.name='pairwise' compares two texts",
+    ),
+  ],
+)
+def test_wrong_settings_are_refused(tmp_path, changes, words):
+  with pytest.raises(XpoError) as error:
+    evaluation.check(settings(tmp_path, **changes), "x")
+  assert error.value.code == 64 and words in str(error.value)
+
+
+def test_no_reference_is_allowed(tmp_path):
+  evaluation.check(settings(tmp_path, reference=""), "x")
+  lacking = settings(tmp_path).to_dict()
+  del lacking["seed"]
+  with pytest.raises(XpoError, match="x.seed is missing"):
+    evaluation.check(ConfigDict(lacking), "x")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("evaluation")
+  for name, seed in (("a", 0), ("b", 1)):
+    save_folder(path / name, CONFIG, params(seed), byte_tokenizer())
+  runs.write(path / "pairs.jsonl", map(runs.pair, range(5)))
+  answers = [str(n) for n in range(5)]
+  rows = [
+    {
+      "prompt": f"{n} =",
+      "completions": answers,
+      "scores": np.eye(5)[n].tolist(),
+    }
+    for n in range(4)
+  ]
+  runs.write(path / "choices.jsonl", rows)
+  texts = [{"text": "A stone in a river. " * n} for n in (1, 3)]
+  runs.write(path / "texts.jsonl", texts)
+  c = config.base().unlock()
+  c.method = config.method("rm_bt")
+  c.model.source, c.data.source = str(path / "a"), str(path / "pairs.jsonl")
+  policy = {"top": params(1), "reward_head": head(3)}
+  write_run(path / "reward", MODEL, policy, c.lock())
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("XPO_CACHE", str(path / "cache"))
+    yield path
+
+
+@pytest.mark.slow
+def test_everything_at_once(folder):
+  """Every optional measure; the numbers again from what was left behind."""
+  chosen = settings(
+    folder,
+    rewards={"rm": str(folder / "reward")},
+    judge={"name": "length", "source": "1-2"},
+    harmless={"name": "length", "source": "2-3"},
+    labelled=str(folder / "pairs.jsonl"),
+    choices=str(folder / "choices.jsonl"),
+    texts=str(folder / "texts.jsonl"),
+    measures=(),
+  )
+  found = evaluation.run(chosen, folder / "whole")
+  titles = [t["title"].split(",")[0] for t in found["tables"]]
+  assert titles == [
+    "4 held-out prompts x 2 samples",
+    "b against a",
+    "Reward against sqrt(KL to a); * on the frontier",
+    "Alignment tax: multiple choice and other people's text",
+    "Reward models on 5 rows that people ranked",
+    "Judge length against people",
+  ]
+  means = found["means"]
+  assert means["a"]["KL to a, k1"] == 0 and means["b"]["KL to a, k3"] > 0
+  lines = (folder / "whole" / "judge.jsonl").read_text().splitlines()
+  scores = np.concatenate([json.loads(line)["scores"] for line in lines])
+  won = scores[:, 1] > scores[:, 0]  # column 0 is the final policy's
+  lost = scores[:, 0] > scores[:, 1]
+  rate = (np.sum(lost) + 0.5 * np.sum(~won & ~lost)) / 8
+  assert found["numbers"]["win rate"]["win rate"] == pytest.approx(rate)
+  tax = found["numbers"]["tax"]["b"]
+  # Close to uniform over 260 ids: the weights are small.
+  assert 5 < tax["NLL a token"] < 6.5
+  frontier = found["numbers"]["frontier"]
+  assert set(frontier) == {"a", "b", "best of 2 of a by rm"}
+  assert frontier["best of 2 of a by rm"]["rm"] >= frontier["a"]["rm"]
+  # Started again, the samples and the verdicts are read, not made anew.
+  before = {p: p.read_bytes() for p in (folder / "whole").glob("*.json*")}
+  evaluation.run(chosen, folder / "whole")
+  assert before == {p: p.read_bytes() for p in before}
+
+
+@pytest.mark.slow
+def test_sequence_entropy_is_the_plain_model_s(folder):
+  chosen = settings(folder, measures=(), completions=1, reference="")
+  found = evaluation.run(chosen, folder / "plain")
+  (table,) = found["tables"]
+  names = [row[0] for row in table["rows"]]
+  assert "self-BLEU" not in names and not any("KL" in n for n in names)
+  total = []
+  for line in (folder / "plain" / "samples-b.jsonl").read_text().splitlines():
+    row = json.loads(line)
+    prompt = list(row["prompt"].encode())
+    ids = np.array([prompt + row["tokens"][0]])
+    every = tiny_logps(params(1), ids)
+    total.append(-every[len(prompt) - 1 :].sum())
+  assert found["means"]["b"]["sequence entropy"] == pytest.approx(
+    np.mean(total), rel=1e-4
+  )
+
+
+def tiny_logps(tree, ids):
+  from tests import plain_model
+
+  return np.asarray(plain_model.logps(CONFIG, tree, ids[0]))
+
+
+@pytest.mark.slow
+def test_two_models_from_the_command_line(folder, capsys, monkeypatch):
+  monkeypatch.chdir(folder)
+  command = [
+    "evaluate", "a", "b", "--data=pairs.jsonl", "--prompts=3",
+    "--max-new-tokens=4", "--judge=length", "--judge-source=1-2",
+    "--workdir=out",
+  ]  # fmt: skip
+  assert cli.main(command) == 0
+  out = capsys.readouterr().out
+  assert "KL to a, k1" in out and "b against a, judged by length" in out
+  assert (folder / "out" / "report.html").is_file()
+  samples = json.loads((folder / "out/evaluate/evaluation.json").read_text())
+  assert len(samples["samples"]) == 3
+  assert cli.main(command) == 0
+  assert "finished before, skipped" in capsys.readouterr().out
+  assert cli.main(["evaluate", "--run=out"]) == 0
+  assert "b against a, judged by length" in capsys.readouterr().out
+  assert cli.main([*command, "--seed=1"]) == 64
+  assert "made with another config" in capsys.readouterr().err

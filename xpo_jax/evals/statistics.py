@@ -131,7 +131,7 @@ def paired_bootstrap(
   return Interval(value, float(low), float(high))
 
 
-def wilson(successes: float, trials: int) -> Interval:
+def wilson(successes: float, trials: float) -> Interval:
   """A rate with its 95% Wilson score interval; ties count 1/2 in `successes`.
 
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n),  p = successes/n
