@@ -59,6 +59,12 @@ def ranks(n: int) -> dict:
   }
 
 
+def won(n: int) -> dict:
+  row = ranks(n)
+  rates = [0.75, 0.5, 0.25, 0.5][: len(row.pop("ranks"))]
+  return row | {"win_rates": rates}
+
+
 def rated(n: int) -> dict:
   row = runs.pair(n)
   return {
@@ -108,6 +114,13 @@ RUNS = {
     sum((n / 4 - 1) ** 2 for n in range(COUNT)) / COUNT / 2,
   ),
   "ranks": ("rm_kwise", ranks, {}, LOG2),
+  # Log-ratios are 0: the mean of (1000 (P - 1/2))^2 over lists of 2, 3, 4.
+  "win rates": (
+    "sppo",
+    won,
+    {},
+    sum(250**2 * (1 / 2, 2 / 3, 2 / 4)[n % 3] for n in range(COUNT)) / COUNT,
+  ),
   "ratings, soft pairs": ("rm_bt", rated, dict(data__format="soft"), LOG2),
   "ratings, thumbs": (
     "kto",

@@ -7,7 +7,7 @@ import dataclasses
 from xpo_jax import fetch, progress
 from xpo_jax.data import convert, load, packing, templates
 from xpo_jax.data.records import Account, Group, TokenGroup
-from xpo_jax.errors import usage_error
+from xpo_jax.errors import data_error, usage_error
 from xpo_jax.methods.registry import Method
 from xpo_jax.models import cache, states
 from xpo_jax.models.model import Model, Weights
@@ -78,7 +78,13 @@ def read(config, method: Method, settings: dict) -> tuple[Raw, Raw | None]:
 
 
 def _read(config, method, settings, evaluation) -> Raw:
-  groups, rows = load.load(config.data, evaluation, seed=config.seed)
+  first = 0 if evaluation else config.data.first
+  groups, rows = load.load(config.data, evaluation, config.seed, first)
+  if not groups[0].completions:
+    raise data_error(
+      f"{groups[0].id}: a prompt without completions, which only samples can "
+      "teach something; set rollout.completions, or add completions"
+    )
   if "token_feedback" in method.needs(settings):
     load.check_step_labels(groups, config.data.source)
   elif Feedback.BINARY in method.feedback:

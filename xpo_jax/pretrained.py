@@ -126,11 +126,13 @@ class Pretrained:
     end_id: int | None = None,
     top_k: int = 0,
     stop: Sequence[str] = (),
+    rows: np.ndarray | None = None,
   ):
     """(Samples as numpy, texts [B][K]) for prompts given as text or ids.
 
     `end_id` ends a completion; None is the tokenizer's EOS. So does a text of
-    `stop`, whose tokens are among the samples but not in the texts.
+    `stop`, whose tokens are among the samples but not in the texts. `rows`
+    int32 [B] number the prompts, whose noise follows seed and number.
     """
     tokenizer = self._tokenizer("generate")
     _check_list("generate", prompts, "prompts")
@@ -158,7 +160,7 @@ class Pretrained:
     key = jax.random.key(seed)
     table = stops.stop_table(token_bytes(tokenizer), stop) if stop else None
     samples = sampler.generate(
-      self.model, self.weights, tokens, lengths, key, how, stops=table
+      self.model, self.weights, tokens, lengths, key, how, rows, stops=table
     )
     samples = jax.tree.map(np.asarray, samples)
     read = lambda t, m: stops.cut(tokenizer.decode(t[m]), stop)

@@ -113,10 +113,16 @@ ROWS = {
     "columns answer, question are no known layout; accepted: pairs: prompt,"
     " chosen, rejected; dialogues: chosen, rejected; samples: prompt, samples,"
     " rejected; scores: prompt, completions, scores; ranks: prompt,"
-    " completions, ranks; ratings: prompt, completions, ratings; steps: prompt,"
-    " completions, labels; labels: prompt, completion, label; scalars: prompt,"
-    " completion, score; demonstrations: prompt, completion; messages:"
-    " messages; documents: text",
+    " completions, ranks; win_rates: prompt, completions, win_rates; ratings:"
+    " prompt, completions, ratings; steps: prompt, completions, labels; labels:"
+    " prompt, completion, label; scalars: prompt, completion, score;"
+    " demonstrations: prompt, completion; messages: messages; documents: text;"
+    " prompts: prompt",
+  ),
+  "D16-part": (
+    {"prompt": "p", "completions": [" a", " b"]},
+    "no column 'scores'; columns found: completions, prompt; layout scores has"
+    " prompt, completions, scores",
   ),
   "D16-no-prompt": (
     {"chosen": "c", "rejected": "r"},

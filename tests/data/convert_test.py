@@ -23,6 +23,7 @@ PAIR = group((1.0, 0.0), ORDER)
 SECOND_WINS = group((0.2, 0.8), PROBABILITY)
 EVEN = group((0.5, 0.5), PROBABILITY)
 LIST = group((1.0, 3.0, 0.0, 2.5), SCORE)
+RATES = group((0.5, 0.9, 0.2), PROBABILITY)
 
 
 def test_pairs_to_demonstrations():
@@ -132,6 +133,11 @@ ROUTES = [
   (LIST, {ORDER, SCORE}, (2, 2), ORDER, 1),
   (LIST, {BINARY}, (1, 2), BINARY, 2),
   (LIST, {SHOWN}, (1, 1), SHOWN, 1),
+  (RATES, {PROBABILITY, ORDER}, (2, None), PROBABILITY, 1),
+  (RATES, {PROBABILITY, ORDER}, (2, 2), ORDER, 1),
+  (RATES, {SCORE}, (2, None), SCORE, 1),
+  (RATES, {BINARY}, (1, 1), BINARY, 2),
+  (RATES, {SHOWN}, (1, 1), SHOWN, 1),
 ]
 
 
@@ -141,6 +147,13 @@ def test_convert_picks_the_way(row, accepted, k_range, kind, n):
   assert [g.kind for g in groups] == [kind] * n
   high = k_range[1] or 9
   assert all(k_range[0] <= len(g.completions) <= high for g in groups)
+
+
+def test_win_rates_of_a_list_give_its_best_and_worst():
+  pair = convert.convert([RATES], frozenset({ORDER}), (2, 2))
+  assert plain(pair) == [(("b", "c"), (1.0, 0.0), ORDER)]
+  single = convert.convert([RATES], frozenset({SHOWN}), (1, 1))
+  assert plain(single) == [(("b",), (1.0,), SHOWN)]
 
 
 def test_convert_adds_the_partner_for_kto():

@@ -56,6 +56,10 @@ KINDS = {
     {"prompt": "Q:", "completions": [" a", " b", " c"], "ranks": [2, 1, 7]},
     (Feedback.SCORE, (0.5, 1, 0)),
   ),
+  "win_rates": (
+    {"prompt": "Q:", "completions": [" a", " b"], "win_rates": [0.75, 0.5]},
+    (Feedback.PROBABILITY, (0.75, 0.5)),
+  ),
   "ratings": (RATED, (Feedback.SCORE, (2, 4, 2))),
   "steps": (STEPS, (Feedback.BINARY, (-1,))),
   "labels": (
@@ -71,6 +75,7 @@ KINDS = {
     (Feedback.DEMONSTRATION, (1,)),
   ),
   "documents": ({"text": "Once."}, (Feedback.DEMONSTRATION, (1,))),
+  "prompts": ({"prompt": "Q:"}, (Feedback.DEMONSTRATION, ())),
 }
 
 
@@ -99,6 +104,12 @@ def data(tmp_path):
     return first, part
 
   return make
+
+
+def test_prompts_alone_teach_nothing(data):
+  words = error_of(data, "sft", [{"prompt": "Q:"}])
+  assert "f.jsonl:1: a prompt without completions" in words
+  assert "set rollout.completions" in words
 
 
 def ids(text: str) -> list[int]:
@@ -307,6 +318,10 @@ BAD = {
   "half rank": (
     {"prompt": "Q:", "completions": [" a", " b"], "ranks": [1, 1.5]},
     "ranks[1] is 1.5; want 1 (best), 2, ...",
+  ),
+  "win rate": (
+    {"prompt": "Q:", "completions": [" a", " b"], "win_rates": [0.5, 1.5]},
+    "win_rates[1] is 1.5; want 0 to 1",
   ),
   "rating": (
     {**RATED, "ratings": [[1], [2], ["3"]]},

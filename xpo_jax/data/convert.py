@@ -138,6 +138,7 @@ _ROUTES: dict[tuple[Feedback, Feedback], Callable] = {
   (Feedback.SCORE, Feedback.BINARY): lambda g: to_binary(lists_to_pairs(g)),
   (Feedback.BINARY, Feedback.DEMONSTRATION): to_demonstrations,
   (Feedback.SCORE, Feedback.DEMONSTRATION): to_demonstrations,
+  (Feedback.SCORE, Feedback.SCORE): list,
 }
 for _kind in PAIRED:
   _ROUTES[_kind, Feedback.BINARY] = to_binary
@@ -211,16 +212,19 @@ def _route(groups, accepted, k_range) -> list[Group]:
   # Self samples with a rejected text are for methods on lists of any size.
   samples = kind is Feedback.BINARY and max(sizes) > 1
   routes = () if samples else _PREFERENCE
-  candidates = [lambda g: g] if kind in accepted else []
+  start, source = kind, groups
+  if kind is Feedback.PROBABILITY and max(sizes) > 2:
+    start, source = Feedback.SCORE, order_to_scores(groups)  # no pairs
+  candidates = [lambda _: groups] if kind in accepted else []
   if samples and high is not None:
     candidates = []
   candidates += [
-    _ROUTES[kind, target]
+    _ROUTES[start, target]
     for target in routes
-    if target in accepted and (kind, target) in _ROUTES
+    if target in accepted and (start, target) in _ROUTES
   ]
   for candidate in candidates:
-    rows = candidate(groups)
+    rows = candidate(source)
     if rows and fits(rows):
       return rows
   want = ", ".join(sorted(k.name for k in accepted))

@@ -72,6 +72,7 @@ def groups_of(
   max_pairs_per_film: int = 32,
   limit: int = 0,
   seed: int = 0,
+  first: int = 0,
 ) -> tuple[list[Group], Account]:
   """Groups out of rated snippets, shuffled by `seed`, cluster = film.
 
@@ -86,6 +87,7 @@ def groups_of(
     max_pairs_per_film: cap; a snippet is in at most 4 pairs.
     limit: groups at most, 0 = all.
     seed: of the sampling; a film's pairs do not depend on other films.
+    first: groups left out before those, of the same order.
 
   Returns:
     groups and the account of the candidates (pairs, snippets or lists).
@@ -106,9 +108,9 @@ def groups_of(
     else:
       groups += _singles(own, kind, threshold, account)
   order = np.random.default_rng(seed).permutation(len(groups))
-  if limit and len(groups) > limit:
-    account.dropped["limit"] += len(groups) - limit
-    order = order[:limit]
+  order = order[first:][: limit or None]
+  if len(order) < len(groups):
+    account.dropped["limit"] += len(groups) - len(order)
   groups = [groups[i] for i in order]
   account.used = len(groups)
   account.check()

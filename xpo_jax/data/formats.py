@@ -15,6 +15,7 @@ COLUMNS = {
   "samples": ("prompt", "samples", "rejected"),
   "scores": ("prompt", "completions", "scores"),
   "ranks": ("prompt", "completions", "ranks"),
+  "win_rates": ("prompt", "completions", "win_rates"),
   "ratings": ("prompt", "completions", "ratings"),
   "steps": ("prompt", "completions", "labels"),
   "labels": ("prompt", "completion", "label"),
@@ -22,11 +23,13 @@ COLUMNS = {
   "demonstrations": ("prompt", "completion"),
   "messages": ("messages",),
   "documents": ("text",),
+  "prompts": ("prompt",),
 }
 MAX_TEXT = 1_000_000  # characters of one row; a longer one is dropped
 _TELLING = {
   "samples": "samples",
   "ranks": "ranks",
+  "win_rates": "win_rates",
   "ratings": "ratings",
   "labels": "steps",
   "chosen": "dialogues",
@@ -43,6 +46,7 @@ _PARSERS: dict[str, Callable[[dict, str, Notes], Group | str]] = {
   "samples": parsers.sampled,
   "scores": parsers.scored,
   "ranks": parsers.ranked,
+  "win_rates": parsers.won,
   "ratings": parsers.rated,
   "steps": parsers.stepwise,
   "labels": parsers.labelled,
@@ -50,6 +54,7 @@ _PARSERS: dict[str, Callable[[dict, str, Notes], Group | str]] = {
   "demonstrations": parsers.demonstrated,
   "messages": parsers.conversation,
   "documents": parsers.document,
+  "prompts": parsers.prompted,
 }
 
 
@@ -62,7 +67,9 @@ def detect(columns: set[str], first_row: dict) -> str:
   """
   columns = set(columns)
   for layout, wanted in COLUMNS.items():
-    if columns >= set(wanted):
+    # A prompt beside a part of another layout is a column that was forgotten.
+    part = layout == "prompts" and columns & {*_TELLING}
+    if columns >= set(wanted) and not part:
       return layout
   found = ", ".join(sorted(map(str, columns))) or "none"
   for name, layout in _TELLING.items():

@@ -112,6 +112,8 @@ def length_table(groups: list[TokenGroup]) -> rich.table.Table:
   for q in QUANTILES:
     table.add_column(f"{q}%", justify="right")
   for name, values in lengths.items():
+    if not values:  # prompts alone
+      continue
     numbers = np.percentile(values, QUANTILES, method="nearest")
     table.add_row(name, *(str(int(n)) for n in numbers))
   return table

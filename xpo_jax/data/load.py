@@ -11,7 +11,7 @@ from xpo_jax.types import Feedback
 
 
 def load(
-  config: Any, evaluation: bool = False, seed: int = 0
+  config: Any, evaluation: bool = False, seed: int = 0, first: int = 0
 ) -> tuple[list[Group], Account]:
   """Groups of the config's `data` section.
 
@@ -20,6 +20,7 @@ def load(
       threshold, on_bad_row, limit, eval_source, eval_split, eval_limit).
     evaluation: read eval_source (source if that is empty) and eval_split.
     seed: of the sampling of film pairs; files are read in their order.
+    first: rows left out before those of the limit.
 
   Raises:
     XpoError: (64, 65, 74) with what to mend.
@@ -37,6 +38,7 @@ def load(
       threshold=config.threshold,
       limit=limit,
       seed=seed,
+      first=first,
     )
   return load_groups(
     source,
@@ -45,6 +47,7 @@ def load(
     limit,
     config.min_gap,
     config.threshold,
+    first,
   )
 
 
@@ -81,6 +84,7 @@ def load_groups(
   limit: int = 0,
   min_gap: float = 1.0,
   threshold: float = 0.0,
+  first: int = 0,
 ) -> tuple[list[Group], Account]:
   """Groups out of files.
 
@@ -92,6 +96,7 @@ def load_groups(
     limit: rows to read in all, 0 = all.
     min_gap: of mean ratings in a pair (pairs and soft), > 0.
     threshold: mean ratings above it are good, below it bad (binary).
+    first: rows left out before, over all files; nobody looks at them.
 
   Returns:
     groups in the order of the rows, all of one feedback kind, and the account.
@@ -110,9 +115,12 @@ def load_groups(
   if limit < 0:
     raise usage_error(f"data.limit={limit}: want 0 (all rows) or more")
   account, groups = Account(), []
-  layout, labels = "", {}
+  layout, labels, skipped = "", {}, 0
   for path in _paths(source):
     for row_id, row in sources.read_rows(path, on_bad_row, account):
+      if skipped < first:
+        skipped += 1
+        continue
       if limit and account.read >= limit:
         break
       account.read += 1

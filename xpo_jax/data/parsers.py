@@ -86,14 +86,31 @@ def shares_beaten(ranks: Sequence[int]) -> list[float]:
   ]
 
 
-def _list(row, row_id, notes, texts, scores) -> Group | str:
+def won(row: dict, row_id: str, notes: Notes) -> Group | str:
+  """completions and win_rates -> PROBABILITY, which need not add up to 1.
+
+  Two completions with p and 1 - p are a soft label.
+  """
+  texts, rates = cells.lists(row, "completions", "win_rates")
+  if any(v is None for v in (*texts, *rates)):
+    return "null"
+  rates = [cells.number(v, f"win_rates[{i}]") for i, v in enumerate(rates)]
+  for i, rate in enumerate(rates):
+    if not 0 <= rate <= 1:
+      raise BadRow("bad_rate", f"win_rates[{i}] is {rate:g}; want 0 to 1")
+  return _list(row, row_id, notes, texts, rates, Feedback.PROBABILITY)
+
+
+def _list(
+  row, row_id, notes, texts, scores, kind=Feedback.SCORE
+) -> Group | str:
   if not texts:
     return "empty"
   if len(texts) == 1:
     return "single"
   texts = cells.completions(texts)
   prompt = cells.prompt(row["prompt"], notes)
-  found = cells.group(row, row_id, prompt, texts, scores, Feedback.SCORE)
+  found = cells.group(row, row_id, prompt, texts, scores, kind)
   if isinstance(found, Group) and len(set(scores)) < len(scores):
     notes["tied_scores"] += 1
   return found
@@ -212,6 +229,12 @@ def scalar(row: dict, row_id: str, notes: Notes) -> Group | str:
 def demonstrated(row: dict, row_id: str, notes: Notes) -> Group | str:
   """completion -> DEMONSTRATION."""
   return _single(row, row_id, notes, 1.0, Feedback.DEMONSTRATION)
+
+
+def prompted(row: dict, row_id: str, notes: Notes) -> Group | str:
+  """A prompt to sample from, without completions."""
+  prompt = cells.prompt(row["prompt"], notes)
+  return cells.group(row, row_id, prompt, (), (), Feedback.DEMONSTRATION)
 
 
 def _single(row, row_id, notes, feedback, kind) -> Group | str:

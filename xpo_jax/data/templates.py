@@ -144,7 +144,7 @@ def tokenize(
       continue
     account.notes["truncated_completion"] += not all(done.ended)
     account.notes["truncated_prompt"] += len(prompt) > max_prompt_length
-    short = _cut_left(prompt, max_prompt_length, tokenizer.bos_id)
+    short = cut_left(prompt, max_prompt_length, tokenizer.bos_id)
     kept.append(dataclasses.replace(done, prompt=short))
   account.used = len(kept)
   account.notes += {}  # leaves the positive counts
@@ -246,7 +246,8 @@ def _filled_up(group: TokenGroup, absent: int) -> TokenGroup:
   )
 
 
-def _cut_left(ids: np.ndarray, room: int, bos: int | None) -> np.ndarray:
+def cut_left(ids: np.ndarray, room: int, bos: int | None) -> np.ndarray:
+  """The last `room` ids, behind BOS if they began with it."""
   if len(ids) <= room:
     return ids
   if bos is not None and ids[0] == bos:
