@@ -28,6 +28,7 @@ from xpo_jax.types import (
   Batch,
   LossInputs,
   LossOutput,
+  PyTree,
   TrainState,
 )
 
@@ -39,6 +40,7 @@ class Objective:
   model: Model
   method: Method
   settings: dict
+  temperature: float = 1.0  # of the samples that it learns from
 
   @property
   def draws(self) -> bool:
@@ -59,6 +61,7 @@ class Objective:
       batch,
       train=train,
       noise=(key, first),
+      temperature=self.temperature,
     )
 
   def loss(self, x: LossInputs, state=None, key=None) -> LossOutput:
@@ -203,14 +206,16 @@ def make_train_step(
   tx: optax.GradientTransformation,
   schedule,
   auxiliaries: Sequence[tuple[Objective, float]] = (),
+  l1: Callable[[PyTree], Array] | None = None,
 ) -> Callable[..., tuple[TrainState, dict]]:
   """(state, frozen, batch [n, ...], *more) -> (state, metrics); jit, donate.
 
   The loss is that of `objective` plus coefficient x loss of every auxiliary
   on its own batch out of `more`, in their order; each is a mean with its own
-  denominator, and "loss/main", "loss/aux" report them apart. A step whose loss
-  or gradient is not finite leaves parameters, moments and method state bitwise
-  unchanged and counts in `state.skipped`.
+  denominator, and "loss/main", "loss/aux" report them apart. `l1` of the
+  parameters, if given, is added once a step and reported as "loss/l1". A step
+  whose loss or gradient is not finite leaves parameters, moments and method
+  state bitwise unchanged and counts in `state.skipped`.
   """
 
   def step(state: TrainState, frozen, batches, *more):
@@ -218,7 +223,7 @@ def make_train_step(
     grads, loss, metrics, method_state = _gradients(
       objective, state.params, frozen, batches, state.method_state, key
     )
-    if auxiliaries:
+    if auxiliaries or l1:
       metrics["loss/main"] = loss
     pairs = zip(auxiliaries, more, strict=True)
     for number, ((extra, coef), batch) in enumerate(pairs, 1):
@@ -230,6 +235,11 @@ def make_train_step(
       grads = jax.tree.map(lambda g, a, c=coef: g + c * a, grads, added)
       loss += coef * value
       metrics[f"loss/{name}"] = value
+    if l1:
+      value, added = jax.value_and_grad(l1)(state.params)
+      grads = jax.tree.map(jnp.add, grads, added)
+      loss += value
+      metrics["loss/l1"] = value
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
