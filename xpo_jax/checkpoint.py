@@ -53,8 +53,7 @@ def locked(folder: Path):
         free = False
     if jax.process_count() > 1:
       free = bool(multihost_utils.broadcast_one_to_all(np.bool_(free)))
-    f.seek(0)
-    holder = f.read().strip()
+    holder = _holder(f, free)
     if not free:
       raise XpoError(
         f"{folder}: another process writes this run ({holder or 'unknown'}); "
@@ -79,6 +78,17 @@ def locked(folder: Path):
 def saved_steps(run: Path) -> list[int]:
   """Sealed steps of a run folder, ascending; not verified."""
   return sealing.steps(run / stored.FOLDER)
+
+
+def _holder(f, free: bool) -> str:
+  """What the lock's file says; its new owner may still be about to write."""
+  for _ in range(20):
+    f.seek(0)
+    holder = f.read().strip()
+    if holder or free:
+      return holder
+    time.sleep(0.1)
+  return ""
 
 
 @contextlib.contextmanager
@@ -264,7 +274,10 @@ def _leaves(tree: PyTree) -> dict[str, tuple]:
 def _plain(state: TrainState) -> dict:
   fields = {
     k: getattr(state, k)
-    for k in ("step", "params", "opt_state", "method_state", "skipped")
+    for k in (
+      *("step", "params", "opt_state", "method_state", "skipped"),
+      "ema_params",
+    )
   }
   fields = {k: v for k, v in fields.items() if v is not None}
   return fields | {"key": jax.random.key_data(state.key)}

@@ -36,6 +36,7 @@ AXIS_RULES = (
 ROWS = PartitionSpec(("data", "fsdp"))
 HEARTBEAT_SECONDS = 10
 SHUTDOWN_SECONDS = 120  # a host waits so long for the others to end, too
+JOIN_SECONDS = 300  # and so long for them to come, unless XPO_JOIN_SECONDS says
 
 
 def start(cache: Path) -> None:
@@ -44,7 +45,8 @@ def start(cache: Path) -> None:
   Compiled programs are kept below `cache`, private to this user. Other hosts
   of the run are joined if the environment names them: JAX_COORDINATOR_ADDRESS
   with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or TPU_WORKER_HOSTNAMES with
-  several names. A host that has died is noticed after `HEARTBEAT_SECONDS`.
+  several names. A host that has died is noticed after `HEARTBEAT_SECONDS`; one
+  that never came ends the others after `JOIN_SECONDS`.
   """
   watchdog.show_crashes()
   folder = cache / "compiled"
@@ -56,14 +58,10 @@ def start(cache: Path) -> None:
       address,
       _number("JAX_NUM_PROCESSES"),
       _number("JAX_PROCESS_ID"),
-      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+      **_seconds(),
     )
   elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-    jax.distributed.initialize(
-      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-    )
+    jax.distributed.initialize(**_seconds())
 
 
 def abandon(code: int) -> None:
@@ -80,12 +78,18 @@ def abandon(code: int) -> None:
   os._exit(code)
 
 
-def _number(name: str) -> int:
-  text = os.environ.get(name, "")
+def _seconds() -> dict[str, int]:
+  return {
+    "initialization_timeout": _number("XPO_JOIN_SECONDS", str(JOIN_SECONDS)),
+    "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+    "shutdown_timeout_seconds": SHUTDOWN_SECONDS,
+  }
+
+
+def _number(name: str, default: str = "") -> int:
+  text = os.environ.get(name, default)
   if not text.isdigit():
-    raise usage_error(
-      f"{name}={text!r} must be a number, as JAX_COORDINATOR_ADDRESS is set"
-    )
+    raise usage_error(f"{name}={text!r} must be a number when hosts are joined")
   return int(text)
 
 

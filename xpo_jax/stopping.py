@@ -17,17 +17,19 @@ _come: list[int] = []
 
 
 @contextlib.contextmanager
-def from_the_start():
+def from_the_start(last: bool = False):
   """`at_once` for a process that has not yet imported jax, nor joined others.
 
-  jax's service takes the signal over when the process joins others.
+  jax's service takes the signal over when the process joins others. After the
+  `last` thing that a process does, SIGTERM has nothing left to end.
   """
 
   def stop(number, _):
     _come.append(number)
     raise KeyboardInterrupt  # passes by `except Exception`
 
-  with _handling(signal.SIGTERM, stop):
+  after = signal.SIG_IGN if last else None
+  with _handling(signal.SIGTERM, stop, after):
     try:
       yield
     except KeyboardInterrupt:
@@ -101,7 +103,8 @@ def _many() -> bool:
 
 
 @contextlib.contextmanager
-def _handling(number: int, handler):
+def _handling(number: int, handler, after=None):
+  """`handler` inside; then `after`, or what was there before."""
   try:
     before = signal.signal(number, handler)
   except ValueError:  # not the main thread (a notebook's worker)
@@ -110,4 +113,4 @@ def _handling(number: int, handler):
   try:
     yield
   finally:
-    signal.signal(number, before)
+    signal.signal(number, before if after is None else after)

@@ -32,9 +32,9 @@ def child(job) -> None:
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)
   from xpo_jax import cli
 
-  code = 1
+  code, sys.argv = 1, ["xpo", *job["argv"]]
   try:
-    code = cli.main(job["argv"])
+    code = cli.main()
   finally:
     sys.stdout.flush()
     sys.stderr.flush()

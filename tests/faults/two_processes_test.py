@@ -29,6 +29,7 @@ def start_two(place, name, **more):
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": str(number),
+        "XPO_JOIN_SECONDS": "20",  # one may be killed before it has come
       },
       **more,
     )
