@@ -88,6 +88,8 @@ def test_bad_flag(xpo, flag, words):
     (("sample", "--model=tiny", "--prmpt=x"), "did you mean --prompt?"),
     (("sample", "--model=tiny", "--top-p=0"), "--top-p=0.0 must be in (0, 1]"),
     (("sample", "--model=tiny", "--temperature=nan"), "must be >= 0"),
+    (("sample", "--model=tiny", "--top-k=-1"), "--top-k=-1 must be >= 0"),
+    (("sample", "--model=tiny", "--stop=a", "--stop="), "--stop= is empty"),
     (("sample", "--model=tiny", "--seed=x"), "invalid int value"),
     (("sample", "--model=a", "--checkpoint=b"), "not allowed with"),
     (("export", "--run=no/such", "--output=x"), "--run=no/such is no folder"),

@@ -31,7 +31,8 @@ def test_base_has_the_agreed_leaves_and_is_locked():
   assert c.optimizer.learning_rate == 1e-5
   assert (c.mesh.data, c.mesh.fsdp, c.mesh.tensor) == (-1, 1, 1)
   sections = (
-    "aux batch data lora mesh method model optimizer reference seed train"
+    "aux batch data gold judge lora mesh method model optimizer reference "
+    "rollout seed train"
   )
   assert set(c) == set(sections.split())
   with pytest.raises(AttributeError):

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from tests import tiny
-from xpo_jax import job, parallel
+from xpo_jax import config, job, parallel
 from xpo_jax.models import model as lm
 from xpo_jax.step import make_train_step
 from xpo_jax.trio import Frozen
@@ -108,7 +108,8 @@ def start(mesh, objective, tx):
       start=params,
       logical=logical,
       tx=tx,
-      config=types.SimpleNamespace(seed=0),
+      config=config.base(),
+      online=None,
     )
   )
 

@@ -53,7 +53,8 @@ def start(mesh, objective, optimizer="adamw"):
     tx=make_optimizer(settings, 10),
     schedule=make_schedule(settings, 10),
     aux=None,
-    config=types.SimpleNamespace(seed=0),
+    config=config.base(),
+    online=None,
   )
   return made, job.init_state(made)
 

@@ -40,7 +40,10 @@ def method_of(config) -> Method | None:
   if not name:
     return None
   method = methods.get(name)
-  rest, start = method.needs({}) - _SERVED, method.init_state
+  served = set(_SERVED)
+  if methods.get(config.method.name).trains_reward:
+    served |= {"scores", "token_scores"}  # there is a reward head
+  rest, start = method.needs({}) - served, method.init_state
   if rest or (start and start(method.settings({})) is not None):
     why = ", ".join(sorted(rest)) or "running statistics"
     raise usage_error(
@@ -56,7 +59,7 @@ def data_config(config):
   whole.data.source = config.aux.source
   whole.data.split = config.aux.split
   whole.data.format = config.aux.format
-  whole.data.limit = config.aux.limit
+  whole.data.first, whole.data.limit = 0, config.aux.limit
   whole.data.eval_source = ""
   whole.batch.prompts = config.aux.prompts or config.batch.prompts
   return whole.lock()

@@ -98,12 +98,17 @@ def check_values(config: ConfigDict) -> None:
 
 
 def check_method(config: ConfigDict) -> None:
-  """The method exists and takes these keywords with these values."""
-  from xpo_jax import methods  # imports jax
+  """The method exists and takes these keywords, and its samples a judge."""
+  from xpo_jax import judge_options, methods  # imports jax
+  from xpo_jax.online import settings as online
 
   keywords = {k: v for k, v in config.method.items() if k != "name"}
   chosen = methods.get(config.method.name)
   settings = chosen.settings(keywords)
+  online.check(config, chosen, settings)
+  for name in ("judge", "gold"):
+    if config[name].name:
+      judge_options.check(config[name], name)
   needs = chosen.needs(settings)
   if config.aux.method:
     needs |= methods.get(config.aux.method).needs({})
@@ -159,6 +164,11 @@ def check_together(config: ConfigDict) -> None:
       f"data.template_date={data.template_date!r} is for chat templates, but "
       f"data.template={data.template!r}; set that to 'chat' or leave the date "
       "out"
+    )
+  if config.lora.l1 and not config.lora.rank:
+    raise usage_error(
+      f"lora.l1={config.lora.l1} is a penalty on adapters, but lora.rank=0; "
+      "set lora.rank, for example to 16"
     )
   check_context(config, config.model.max_length, "model.max_length")
   fixed = [max(1, config.mesh[axis]) for axis in ("data", "fsdp", "tensor")]

@@ -36,7 +36,8 @@ class Command(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one subcommand and returns the process's exit code."""
-  code = _code(list(sys.argv[1:] if argv is None else argv))
+  process = argv is None  # this call is all that the process does
+  code = _code(list(sys.argv[1:] if process else argv), process)
   # No jax.distributed without jax; its other processes must not wait for us.
   if code in _ALONE and "jax" in sys.modules:
     from xpo_jax import parallel
@@ -45,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   return code
 
 
-def _code(argv: list[str]) -> int:
+def _code(argv: list[str], process: bool) -> int:
   # Libraries' notes on how they store things are not for the user.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"orbax\.")
   try:
-    return _dispatch(argv)
+    return _dispatch(argv, process)
   except XpoError as e:
     prefix = "" if e.code == Exit.PREEMPTED else "error: "
     _complain(f"{prefix}{e}")
@@ -75,7 +76,7 @@ def _code(argv: list[str]) -> int:
     return 1
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], process: bool) -> int:
   if not argv or argv[0] in ("-h", "--help", "help"):
     _print_help()
     return 0 if argv else int(Exit.USAGE)
@@ -93,7 +94,7 @@ def _dispatch(argv: list[str]) -> int:
       return 0
     from xpo_jax import stopping
 
-    with stopping.from_the_start():
+    with stopping.from_the_start(process):
       command.run(rest)
     return 0
   args = _parse(name, command, rest)
@@ -150,13 +151,16 @@ def _train(argv: list[str]) -> None:
 def _run(argv: list[str]) -> None:
   from xpo_jax import flags
 
-  chosen, options = flags.parse(argv)
+  chosen, options = flags.parse(argv, optional=("reuse",))
   if "stages" not in chosen:
     raise usage_error("this config has no stages; use `xpo train`")
+  reuse = [part for part in options["reuse"].split(",") if part]
+  for part in reuse:
+    _must_be_folder("--reuse", part)
   from xpo_jax import pipeline
 
   _start_jax()
-  pipeline.run(chosen, options["workdir"])
+  pipeline.run(chosen, options["workdir"], reuse)
 
 
 def _compile(argv: list[str]) -> None:
@@ -183,12 +187,7 @@ def _sample(args: argparse.Namespace) -> None:
 
   source = args.checkpoint or args.model
   model, template, chats = talk.open_model(source, args.template)
-  options = dict(
-    max_new_tokens=args.max_new_tokens,
-    temperature=args.temperature,
-    top_p=args.top_p,
-    seed=args.seed,
-  )
+  options = sample_options.options(args)
   if args.prompt:
     texts = talk.complete(model, template, args.prompt, options)
     talk.show(args.prompt, texts, chats)
@@ -274,15 +273,15 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--run", required=True, help="folder of a finished run")
+  from xpo_jax import evaluate_options
+
+  evaluate_options.add_flags(parser)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-  _must_be_folder("--run", args.run)
-  _start_jax()
-  from xpo_jax import pipeline
+  from xpo_jax import evaluate_options
 
-  pipeline.evaluate(args.run)
+  evaluate_options.run(args, _start_jax)
 
 
 def _score_flags(parser: argparse.ArgumentParser) -> None:
@@ -308,7 +307,8 @@ COMMANDS: dict[str, Command] = {
   "run": Command("run the stages of a config, finished ones skipped", _run),
   "compile": Command("compile a step for a TPU pod, without one", _compile),
   "sample": Command("write completions, or chat", _sample, _sample_flags),
-  "evaluate": Command("evaluate a run again", _evaluate, _evaluate_flags),
+  "evaluate": Command("compare models, or evaluate a run again", _evaluate,
+                      _evaluate_flags),
   "score": Command("rewards and token credits", _score, _score_flags),
   "label": Command("compare two samples, blind", label_options.run,
                    label_options.add_flags),

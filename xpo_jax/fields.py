@@ -52,6 +52,27 @@ def _is_date(text):
     return False
 
 
+def _judge(section, help_):
+  """The keys that `judge_config` reads; the names are checked there."""
+  return {
+    f"{section}.name": Field("", f"{help_}; `xpo train --help` has the names"),
+    f"{section}.source": Field("", "a run, model:function, file or pattern"),
+    f"{section}.template": Field("auto", "of a model that judges"),
+    f"{section}.reference": Field("", "of an implicit reward"),
+    f"{section}.beta": _at_least(0, 0.0, "of an implicit reward; 0: its own"),
+    f"{section}.principles": Field("", "a file; empty: ours"),
+    f"{section}.reason": Field(False, "first reasons, then decides"),
+    f"{section}.votes": _at_least(1, 1, "principles a pair"),
+    f"{section}.samples": _at_least(1, 3, "replies of a judge that writes"),
+    f"{section}.max_invalid": Field(
+      0.1,
+      "share of replies that may be invalid",
+      holds=lambda v: 0 <= v <= 1,
+      words="in [0, 1]",
+    ),
+  }
+
+
 FIELDS: dict[str, Field] = {
   "seed": Field(
     0,
@@ -72,6 +93,14 @@ FIELDS: dict[str, Field] = {
   "model.max_length": _at_least(0, 0, "context in tokens; 0: the model's"),
   "lora.rank": _at_least(0, 0, "0: no adapters"),
   "lora.alpha": _at_least(0, 0.0, "scale alpha / rank; 0: alpha = 2 * rank"),
+  "lora.l1": _at_least(
+    0, 0.0, "factor of the adapters' L1 norm in the loss (PAFT); 0: none"
+  ),
+  "lora.l1_target": _choice(
+    "the norm is of each weight's change, or of its two factors",
+    "delta",
+    "factors",
+  ),
   "data.source": Field(
     "", "a .jsonl(.gz) or .parquet file, or films", required=True
   ),
@@ -99,6 +128,7 @@ FIELDS: dict[str, Field] = {
     "a row that cannot be read: stop, or skip and count it", "error", "skip"
   ),
   "data.limit": _at_least(0, 0, "rows to read; 0: all"),
+  "data.first": _at_least(0, 0, "rows left out before these"),
   "data.eval_source": Field("", "held-out file; empty: data.source's split"),
   "data.eval_split": Field("validation", "split of a built-in data set"),
   "data.eval_limit": _at_least(0, 256, "held-out rows to read; 0: all"),
@@ -111,6 +141,72 @@ FIELDS: dict[str, Field] = {
   "aux.format": Field("auto", "layout of the rows; `xpo data inspect` shows"),
   "aux.limit": _at_least(0, 0, "rows to read; 0: all"),
   "aux.prompts": _at_least(0, 0, "prompts a step; 0: batch.prompts"),
+  "rollout.completions": _at_least(
+    0, 0, "samples a prompt, drawn from the policy; 0: learn from fixed data"
+  ),
+  "rollout.prompts": _at_least(
+    0, 0, "prompts sampled at once; 0: batch.prompts, so every step is fresh"
+  ),
+  "rollout.epochs": _at_least(1, 1, "passes over the samples of a rollout"),
+  "rollout.temperature": _at_least(0, 1.0, "of the samples; losses use it too"),
+  "rollout.slots": _at_least(
+    0, 0, "completions decoded at once on a device, refilled; 0: all"
+  ),
+  "rollout.select": _choice(
+    "what a prompt's samples become",
+    "keep_all",
+    "best_worst",
+    "against",
+    "against_pair",
+  ),
+  "rollout.opponent": _choice(
+    "whose samples the policy's are held against",
+    "none",
+    "reference",
+    "mixture",
+    "ema",
+  ),
+  "rollout.mix": Field(
+    0.25,
+    "the mixture's share of the reference",
+    holds=lambda v: 0 <= v <= 1,
+    words="in [0, 1]",
+  ),
+  "rollout.ema_decay": _decay(0.999, "of the ema opponent, a step"),
+  "rollout.missing_eos_penalty": _at_least(
+    0, 0.0, "taken off the score of a completion that was cut off"
+  ),
+  "rollout.length_penalty": _at_least(0, 0.0, "taken off a character"),
+  "rollout.overlong_buffer": _at_least(
+    0, 0, "last tokens over which the score falls by 1 (DAPO); 0: off"
+  ),
+  "rollout.clip_scores": _at_least(0, 0.0, "scores stay in +-this; 0: off"),
+  "rollout.max_batches": _at_least(
+    1, 1, "draws until no prompt's scores are all equal (DAPO); 1: take all"
+  ),
+  "rollout.importance_cap": _at_least(
+    0, 0.0, "truncated weights of trainer over sampler; 0: none"
+  ),
+  "rollout.ahead": _at_least(
+    0, 0, "rollouts drawn before their turn: off-policy steps, measured"
+  ),
+  "rollout.kl_budget": _at_least(
+    0, 0.0, "nats a sample from the reference at which the run ends; 0: none"
+  ),
+  "rollout.patience": _at_least(
+    0, 0, "evaluations whose gold falls while the reward rises; 0: never stop"
+  ),
+  "rollout.value_source": Field(
+    "", "a reward-model run that the value model starts from; empty: policy"
+  ),
+  "rollout.token_rewards": Field(
+    "", "an rm_token run whose rewards are added token by token; empty: none"
+  ),
+  "rollout.show_every": _at_least(
+    0, 10, "rollouts between those whose best and worst are printed; 0: none"
+  ),
+  **_judge("judge", "what scores the samples"),
+  **_judge("gold", "a second judge, only watched"),
   "batch.prompts": _at_least(1, 32, "prompts a step, over all devices"),
   "batch.row_length": _at_least(2, 512, "tokens of a packed row"),
   "batch.microbatches": _at_least(1, 1, "parts of a step, same gradient"),

@@ -24,15 +24,26 @@ from xpo_jax import (
   placement,
 )
 from xpo_jax import config as config_lib
-from xpo_jax.data import planning
+from xpo_jax.data import dialogues, planning, templates
 from xpo_jax.errors import data_error, usage_error
 from xpo_jax.methods.registry import Method
 from xpo_jax.models import states
 from xpo_jax.models.weights.tokenizer import Tokenizer
+from xpo_jax.online import prompts as prompts_lib
+from xpo_jax.online import settings as online_settings
 from xpo_jax.optimizer import make_optimizer, make_schedule
 from xpo_jax.step import Objective, make_evaluate
 from xpo_jax.trio import Frozen
 from xpo_jax.types import PyTree, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Online:
+  """Prompts of an on-policy run; `Job.train` has the same as groups."""
+
+  train: prompts_lib.Prompts
+  held: prompts_lib.Prompts | None
+  end_id: int  # of a completion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +65,7 @@ class Job:
   steps: int
   tx: optax.GradientTransformation
   schedule: optax.Schedule
+  online: Online | None = None  # of an on-policy run
 
   @functools.cached_property
   def evaluate(self):
@@ -73,10 +85,12 @@ def build(config, devices=None) -> Job:
   settings = method.settings(
     {k: v for k, v in config.method.items() if k != "name"}
   )
-  refuse_on_policy(method, settings)
   mesh = parallel.make_mesh(
     *config_lib.mesh_shape(config, len(devices)), devices=devices
   )
+  if online_settings.is_online(config):
+    return _build_online(config, mesh, method, settings)
+  refuse_on_policy(method, settings)
   raw, held_raw = examples.read(config, method, settings)
   _enough(config, len(raw.groups))
   extra = _read_auxiliary(config)
@@ -120,6 +134,58 @@ def build(config, devices=None) -> Job:
   )
 
 
+def _build_online(config, mesh, method: Method, settings: dict) -> Job:
+  """The same for samples of the policy: `Job.train` are prompts."""
+  raw, raw_held = prompts_lib.read(config)
+  extra = _read_auxiliary(config)
+  base = placement.load_policy(config, _texts(raw, extra))
+  model = placement.make_model(config, base.model)
+  parallel.check_divides(model.config, mesh)
+  prompts = prompts_lib.tokenize(config, raw, base.tokenizer)
+  held = None
+  if raw_held:
+    held = prompts_lib.tokenize(config, raw_held, base.tokenizer)
+  number = prompts_lib.rollouts(config, len(prompts.groups))
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  steps = number * online_settings.sizes(config).updates
+  checks.check_steps(config, steps)
+  start = placement.start_params(config, model, base, method, settings)
+  needs = method.needs(settings) | (extra.method.needs({}) if extra else set())
+  frozen, reference = placement.make_frozen(config, mesh, model, start, needs)
+  numbers = examples.FrozenNumbers(
+    model, start.trunk, reference, placement.devices_of(mesh, model)
+  )
+  kind = online_settings.KINDS[config.rollout.select]
+  form = templates.make_template(base.tokenizer, config.data.template)
+  return Job(
+    config=config,
+    mesh=mesh,
+    tokenizer=base.tokenizer,
+    objective=Objective(
+      model, method, settings, float(config.rollout.temperature)
+    ),
+    frozen=frozen,
+    start=start.trainable,
+    weights=placement.fingerprints(model, start, reference, needs),
+    logical=start.logical,
+    train=examples.Dataset(prompts.groups, prompts.table, kind, {}, None),
+    evaluation=None,
+    plan=prompts_lib.plan(config, prompts.groups, number, parts),
+    aux=_auxiliary(extra, mesh, base.tokenizer, numbers, steps),
+    steps=steps,
+    tx=make_optimizer(config.optimizer, steps),
+    schedule=make_schedule(config.optimizer, steps),
+    online=Online(prompts, held, form.end_id),
+  )
+
+
+def _texts(prompts, extra) -> list[str]:
+  """What the tiny preset's tokenizer learns from."""
+  text = lambda p: dialogues.as_text(p)
+  own = [text(g.prompt) for g in prompts]
+  return own + (examples.texts(extra.raw) if extra else [])
+
+
 def refuse_on_policy(method, settings: dict) -> None:
   """Raises for losses on samples of the policy, which no file holds."""
   drawn = {"sampler_logps", "old_values", "advantages"}
@@ -127,8 +193,8 @@ def refuse_on_policy(method, settings: dict) -> None:
   if missing:
     raise usage_error(
       f"method.name={method.id!r} learns from samples of the policy "
-      f"({', '.join(missing)}), fixed data have none; call its loss from "
-      "Python on your own rollouts, or choose a method on fixed data"
+      f"({', '.join(missing)}), fixed data have none; set "
+      "rollout.completions and a judge, see configs/rloo.py"
     )
 
 
@@ -209,6 +275,9 @@ def init_state(job: Job) -> TrainState:
   make = job.objective.method.init_state
   method_state = make(job.objective.settings) if make else None
   scalar = lambda: jax.device_put(jnp.zeros((), jnp.int32), one)
+  ema = None
+  if job.online and job.config.rollout.opponent == "ema":
+    ema = jax.tree.map(jnp.copy, params["policy"])
   key = jax.random.fold_in(jax.random.key(job.config.seed), 3)
   return TrainState(
     step=scalar(),
@@ -217,6 +286,7 @@ def init_state(job: Job) -> TrainState:
     key=jax.device_put(key, one),
     method_state=jax.device_put(method_state, one),
     skipped=scalar(),
+    ema_params=ema,
   )
 
 

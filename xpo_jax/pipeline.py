@@ -1,14 +1,17 @@
 """A run is a list of stages, each a folder with a manifest.
 
 A finished stage is skipped, a killed one resumes, a changed config is refused.
-A stage is a training config (it has `method`) or an evaluation (it has
-`policies`). "stage:NAME" in any value means the folder of that stage.
+The kind of a stage is told by a key of its config, see KINDS. "stage:NAME" in
+any value means the folder of that stage, "stage:NAME/PATH" what is in it, and
+"stage:NAME@STEP" one of its checkpoints.
 """
 
+from collections.abc import Sequence
 import hashlib
 import json
 import os
 from pathlib import Path
+import re
 import time
 
 import jax
@@ -27,18 +30,34 @@ from xpo_jax import (
   train,
 )
 from xpo_jax.errors import checkpoint_error, usage_error
+from xpo_jax.stages import generate, judge_examples, merge, revise
 
 PREFIX = "stage:"
 MANIFEST = "manifest.json"
+_PLACE = re.compile(r"stage:([^/@]*)([/@]?)(.*)", re.DOTALL)
+# A key that only this kind of stage has -> the module that runs it, with
+# run(settings, folder) -> summary and, but for training, check(settings, where)
+KINDS = {
+  "method": train,
+  "select": generate,
+  "revisions": revise,
+  "rated": judge_examples,
+  "operator": merge,
+  "policies": evaluation,
+}
 
 
-def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
+def run(
+  settings: ConfigDict, workdir: str | os.PathLike, reuse: Sequence[str] = ()
+) -> dict:
   """Runs the stages in `settings.order`, then writes report.html.
 
   Args:
     settings: order (names), stages {name: config}, title, model, data, notes,
       and optionally a seed for all stages.
     workdir: gets one folder a stage and the report.
+    reuse: folders of other runs; a finished stage of the same name and config,
+      with the same stages before it, is linked from there.
 
   Returns:
     {stage: its summary}.
@@ -52,14 +71,12 @@ def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
   settings = seeded(settings)
   stages = resolve(settings, workdir)
   for name, stage in stages.items():
-    if "method" in stage:
-      config.validate(stage)
-    else:
-      evaluation.check(stage, f"stages.{name}")
+    check(name, stage)
   digests = _digests(settings)
   done = {}
   with stopping.at_once(), checkpoint.locked(workdir):
     for name in stages:
+      _link(workdir / name, digests[name], reuse)
       _refuse_change(workdir / name, digests[name])
     for number, (name, stage) in enumerate(stages.items(), 1):
       title = f"stage {number} of {len(stages)}: {name}"
@@ -69,6 +86,34 @@ def run(settings: ConfigDict, workdir: str | os.PathLike) -> dict:
       _show(done)
       print(f"report: {path}")
   return done
+
+
+def check(name: str, stage: ConfigDict) -> None:
+  """What can be wrong with a stage before anything starts.
+
+  Raises:
+    XpoError: no known kind of stage, or a wrong config of its kind.
+  """
+  module = kind(name, stage)
+  if module is train:
+    config.validate(stage)
+  else:
+    module.check(stage, f"stages.{name}")
+
+
+def kind(name: str, stage: ConfigDict):
+  """The module of KINDS that runs a stage.
+
+  Raises:
+    XpoError: none of the keys is there.
+  """
+  for key, module in KINDS.items():
+    if key in stage:
+      return module
+  raise usage_error(
+    f"stages.{name} has none of the keys that tell kinds of stages apart: "
+    f"{', '.join(KINDS)}"
+  )
 
 
 def _check_keys(settings: ConfigDict) -> None:
@@ -83,12 +128,13 @@ def seeded(settings: ConfigDict) -> ConfigDict:
   """A copy in which the run's `seed`, if it has one, is every stage's."""
   out = settings.copy_and_resolve_references()
   for stage in out.stages.values() if "seed" in out else ():
-    stage.seed = out.seed
+    with stage.unlocked():
+      stage.seed = out.seed
   return out
 
 
 def resolve(settings: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
-  """Stages in order, "stage:NAME" replaced by that stage's folder.
+  """Stages in order, "stage:NAME.." replaced by what is in its folder.
 
   Raises:
     XpoError: order and stages differ, or a stage names a later one.
@@ -104,14 +150,16 @@ def resolve(settings: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
     def place(value, name=name):
       if isinstance(value, ConfigDict):
         return {k: place(v) for k, v in value.items()}
+      if isinstance(value, tuple | list):
+        return tuple(map(place, value))
       if isinstance(value, str) and value.startswith(PREFIX):
-        other = value.removeprefix(PREFIX)
+        other, mark, path = _PLACE.fullmatch(value).groups()
         if other not in out:
           raise usage_error(
             f"stages.{name}: {value!r} is no earlier stage; earlier ones: "
             f"{', '.join(out) or 'none'}"
           )
-        return str(workdir / other)
+        return f"{workdir / other}{mark}{path}"
       return value
 
     out[name] = ConfigDict(place(settings.stages[name])).lock()
@@ -130,6 +178,21 @@ def _digests(settings: ConfigDict) -> dict[str, str]:
     before = hashlib.sha256(f"{before}{name}{text}".encode()).hexdigest()
     out[name] = before
   return out
+
+
+def _link(folder: Path, digest: str, reuse: Sequence[str]) -> None:
+  """Links a finished stage of the same digest, if there is one."""
+  for other in reuse:
+    found = Path(other).absolute() / folder.name
+    if folder.exists() or not (found / MANIFEST).is_file():
+      continue
+    try:
+      manifest = json.loads((found / MANIFEST).read_text())
+    except ValueError:
+      continue
+    if manifest.get("digest") == digest and manifest.get("summary"):
+      folder.symlink_to(found.resolve(), target_is_directory=True)
+      print(f"{folder.name}: taken from {found}")
 
 
 def _refuse_change(folder: Path, digest: str) -> None:
@@ -160,11 +223,7 @@ def _stage(title: str, stage, folder: Path, digest: str) -> dict:
   folder.mkdir(parents=True, exist_ok=True)
   checkpoint.write_json(path, manifest)
   began = time.monotonic()
-  if "method" in stage:
-    summary = train.run(stage, folder)
-  else:
-    summary = evaluation.run(stage, folder)
-  manifest["summary"] = summary
+  manifest["summary"] = kind(folder.name, stage).run(stage, folder)
   manifest["seconds"] = round(time.monotonic() - began, 1)
   checkpoint.write_json(path, manifest)
   return manifest
@@ -258,8 +317,7 @@ def evaluate(folder: str | os.PathLike) -> None:
   folder = Path(folder)
   found = sorted(folder.glob("*/evaluation.json"))
   for path in found:
-    for table in json.loads(path.read_text())["tables"]:
-      progress.print_table(table["title"], table["columns"], table["rows"])
+    _show({path.parent.name: {"summary": json.loads(path.read_text())}})
   if found:
     return
   if not (folder / "model.json").is_file():

@@ -104,11 +104,38 @@ def start_params(
     logical["reward_head"] = jax.tree.map(lambda _: empty, head)
   trainable, names = {"policy": policy}, {"policy": logical}
   if "values" in method.needs(settings):
-    key = jax.random.fold_in(jax.random.key(config.seed), 4)
-    head = _host_head(key, model)
-    trainable["value"] = {**policy, "head": head}
-    names["value"] = {**logical, "head": jax.tree.map(lambda _: empty, head)}
+    value = _value_start(config, model, policy, trunk)
+    trainable["value"] = value
+    own = {k: v for k, v in logical.items() if k != "reward_head"}
+    of_head = jax.tree.map(lambda _: empty, value["head"])
+    names["value"] = {**own, "head": of_head}
   return Parts(trainable, names, trunk, top)
+
+
+def _value_start(config, model: Model, policy: PyTree, trunk: PyTree) -> PyTree:
+  """The value model: the policy with a new head, or a reward model's own.
+
+  Raises:
+    XpoError: rollout.value_source is no reward model over the same trunk.
+  """
+  source = config.rollout.value_source
+  if not source:
+    key = jax.random.fold_in(jax.random.key(config.seed), 4)
+    return {**policy, "head": _host_head(key, model)}
+  if model.lora[0]:
+    raise usage_error(
+      f"rollout.value_source={source!r}: under LoRA the value model shares the "
+      "policy's base; leave it empty"
+    )
+  found = pretrained.load_pretrained(source, config.model.dtype)
+  if found.reward_head is None:
+    raise usage_error(
+      f"rollout.value_source={source!r} has no reward head; name a run of "
+      "rm_bt, rm_kwise or another reward model"
+    )
+  top = _same_trunk("rollout.value_source", source, found, model, trunk)
+  head = jax.tree.map(np.asarray, found.reward_head)
+  return {"top": top, "head": head}
 
 
 def _host_head(key, model: Model) -> PyTree:
@@ -158,8 +185,13 @@ def reference_is_live(config, needs: frozenset[str]) -> bool:
   """Whether the reference runs in every step."""
   # Full distributions are never cached.
   whole = any(n.startswith("token_kl") for n in needs)
-  asked = config.reference.mode == "live" and "reference_logps" in needs
-  return whole or asked
+  # Samples of the policy are new at every rollout: nothing could be cached.
+  online = config.rollout.completions > 0
+  asked = (config.reference.mode == "live" or online) and (
+    "reference_logps" in needs
+  )
+  drawn = config.rollout.opponent in ("reference", "mixture")
+  return whole or asked or drawn
 
 
 def devices_of(mesh, model: Model) -> states.Devices:
@@ -213,15 +245,20 @@ def _other_reference(config, model: Model, trunk: PyTree) -> PyTree:
   """The top of reference.source, whose trunk must be the policy's."""
   source = config.reference.source
   other = pretrained.load_pretrained(source, config.model.dtype, unread=True)
+  return _same_trunk("reference.source", source, other, model, trunk)
+
+
+def _same_trunk(key: str, source: str, other: Pretrained, model, trunk):
+  """The top of a model whose frozen blocks are the policy's."""
   if other.model.config != model.config:
     raise usage_error(
-      f"reference.source={source!r}: another architecture than the policy's; "
-      "use a checkpoint of the same model"
+      f"{key}={source!r}: another architecture than the policy's; use a "
+      "checkpoint of the same model"
     )
   other_trunk, top = lm.split(other.params, model.trunk_blocks)
   if states.fingerprint(other_trunk) != states.fingerprint(trunk):
     raise usage_error(
-      f"reference.source={source!r}: its frozen blocks differ from the "
-      "policy's; set model.trained_blocks=0"
+      f"{key}={source!r}: its frozen blocks differ from the policy's; set "
+      "model.trained_blocks=0"
     )
   return top

@@ -19,6 +19,7 @@ from xpo_jax.errors import checkpoint_error, usage_error
 MAY_CHANGE = (
   "batch.microbatches",
   "optimizer.max_skipped",
+  "rollout.show_every",
   "train.eval_every",
   "train.keep",
   "train.keep_best",

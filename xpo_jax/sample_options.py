@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from typing import Any
 
 from xpo_jax.errors import usage_error
 
@@ -21,6 +22,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--temperature", type=float, default=0.7, help="0: the likeliest token"
   )
   parser.add_argument("--top-p", type=float, default=1.0, help="in (0, 1]")
+  parser.add_argument(
+    "--top-k", type=int, default=0, help="of the likeliest tokens; 0: of all"
+  )
+  parser.add_argument(
+    "--stop",
+    action="append",
+    default=[],
+    metavar="TEXT",
+    help="ends a completion and is cut off; may be repeated",
+  )
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
     "--template",
@@ -40,7 +51,17 @@ def check(args: argparse.Namespace) -> None:
     raise usage_error(f"--temperature={args.temperature} must be >= 0")
   if not 0 < args.top_p <= 1:
     raise usage_error(f"--top-p={args.top_p} must be in (0, 1]")
+  if args.top_k < 0:
+    raise usage_error(f"--top-k={args.top_k} must be >= 0 (0 keeps all)")
+  if "" in args.stop:
+    raise usage_error("--stop= is empty; give a text that ends a completion")
   if args.max_new_tokens < 1:
     raise usage_error(f"--max-new-tokens={args.max_new_tokens} must be >= 1")
   if args.seed < 0:
     raise usage_error(f"--seed={args.seed} must be >= 0")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+  """Keywords of `Pretrained.sample`."""
+  names = "max_new_tokens temperature top_p top_k stop seed"
+  return {name: getattr(args, name) for name in names.split()}

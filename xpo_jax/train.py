@@ -13,9 +13,11 @@ from xpo_jax import (
   held_out,
   metrics,
   parallel,
+  penalties,
   pretrained,
   progress,
   resume,
+  run_report,
   startup,
   stopping,
   watchdog,
@@ -23,6 +25,8 @@ from xpo_jax import (
 from xpo_jax import job as jobs
 from xpo_jax.data import loader, packing, planning
 from xpo_jax.errors import numeric_error
+from xpo_jax.online import loop as online
+from xpo_jax.online import settings as online_settings
 from xpo_jax.step import make_train_step
 from xpo_jax.types import TrainState
 
@@ -88,7 +92,6 @@ def describe(job: jobs.Job) -> None:
       ("", "count"),
       job.aux.data.table,
     )
-  report = planning.padding_report(job.plan)
   size = sum(x.size for x in jax.tree.leaves(job.start))
   shape = job.plan.shape
   progress.print_table(
@@ -100,11 +103,27 @@ def describe(job: jobs.Job) -> None:
       ("steps", job.steps),
       ("prompts a step", job.config.batch.prompts),
       ("rows x length", f"{shape.rows} x {shape.row_length}"),
-      ("input slots / tokens", f"{report['trunk_ratio']:.2f}"),
-      ("head slots / scored", f"{report['head_ratio']:.2f}"),
+      *(_rollout_rows(job) if job.online else _padding_rows(job)),
       ("devices", " x ".join(f"{k} {v}" for k, v in job.mesh.shape.items())),
     ],
   )
+
+
+def _padding_rows(job) -> list[tuple[str, str]]:
+  report = planning.padding_report(job.plan)
+  return [
+    ("input slots / tokens", f"{report['trunk_ratio']:.2f}"),
+    ("head slots / scored", f"{report['head_ratio']:.2f}"),
+  ]
+
+
+def _rollout_rows(job) -> list[tuple[str, str]]:
+  own, sizes = job.config.rollout, online_settings.sizes(job.config)
+  drawn = f"{sizes.prompts} prompts x {own.completions} completions"
+  return [
+    ("a rollout", f"{drawn}, {sizes.updates} steps"),
+    ("judge", job.config.judge.name or "token rewards"),
+  ]
 
 
 def compile_step(job: jobs.Job, state: TrainState):
@@ -112,15 +131,20 @@ def compile_step(job: jobs.Job, state: TrainState):
   shardings = jax.tree.map(lambda x: x.sharding, state)
   auxiliaries = [(job.aux.objective, job.aux.coef)] if job.aux else []
   return jax.jit(
-    make_train_step(job.objective, job.tx, job.schedule, auxiliaries),
+    make_train_step(job.objective, job.tx, job.schedule, auxiliaries, _l1(job)),
     donate_argnums=0,
     out_shardings=(shardings, parallel.replicated(job.mesh)),
   )
 
 
+def _l1(job: jobs.Job):
+  lora, model = job.config.lora, job.objective.model
+  return penalties.make_l1(lora.l1, model.lora[1], lora.l1_target)
+
+
 def _run(job, folder, manager, alive, allow_change) -> dict:
-  state = jobs.init_state(job)
-  batches = _loader(job)
+  state, position = jobs.init_state(job), {}
+  batches = None if job.online else _loader(job)
   found, meta = checkpoint.restore(manager, state), resume.metadata(job)
   if found:
     state, position, old = found
@@ -130,28 +154,37 @@ def _run(job, folder, manager, alive, allow_change) -> dict:
       meta["fingerprints"],
       allow_change,
     )
-    batches.set_state(position)
+    if batches:
+      batches.set_state(position)
     print(f"resumed at step {int(state.step)} of {job.steps}")
   if jax.process_index() == 0:
     pretrained.save_description(
       folder, job.objective.model, job.tokenizer, job.config
     )
   first, began = int(state.step), time.monotonic()
-  writer = None
+  writer, stopped = None, ""
   if jax.process_index() == 0:
     writer = metrics.make_writer(folder, first + 1)
   try:
     if first < job.steps:
       checkpoint.require_room(manager, state, job.config.train.keep)
-      state = _loop(job, state, batches, meta, manager, writer, alive)
-    numbers = held_out.evaluate(job, state, folder, alive)
-    if writer and not _evaluated(folder, job.steps):
-      _write_evaluation(writer, job.steps, numbers)
+    if job.online:
+      loop = online.Loop(
+        job, folder, compile_step(job, state), meta, manager, writer, alive
+      )
+      state, numbers, stopped = online.run(loop, state, position)
+    else:
+      if first < job.steps:
+        state = _loop(job, state, batches, meta, manager, writer, alive)
+      numbers = held_out.evaluate(job, state, folder, alive)
+      if writer and not _evaluated(folder, job.steps):
+        _write_evaluation(writer, job.steps, numbers)
   finally:
     if writer:
       writer.close()
   summary = {
-    "steps": job.steps,
+    "steps": int(state.step),
+    "stopped": stopped,
     "seconds": round(time.monotonic() - began, 1),
     "metrics": _last_metrics(folder),
     "held_out": numbers,
@@ -159,6 +192,8 @@ def _run(job, folder, manager, alive, allow_change) -> dict:
     "method": job.objective.method.id,
   }
   checkpoint.write_json(folder / "summary.json", summary)
+  if jax.process_index() == 0:
+    run_report.write(folder)
   return summary
 
 

@@ -53,7 +53,11 @@ def scatter(values: Array, batch: Batch) -> Array:
 
 
 def token_logps(
-  model: Model, weights: Weights, batch: Batch, head_is_frozen: bool
+  model: Model,
+  weights: Weights,
+  batch: Batch,
+  head_is_frozen: bool,
+  temperature: float = 1.0,
 ) -> Array:
   """Log-probs of every completion token, float32 [B, K, T]."""
   states = lm.hidden(model, weights, batch.tokens, places(batch), batch.trunk)
@@ -65,6 +69,7 @@ def token_logps(
       batch.target_place,
       batch.target_token,
       head_is_frozen,
+      temperature,
     ),
     batch,
   )
@@ -98,6 +103,7 @@ def score(
   *,
   train: bool = True,
   noise: tuple[Array, Array] | None = None,
+  temperature: float = 1.0,
 ) -> LossInputs:
   """One microbatch -> what `method.needs(settings)` names, and no more.
 
@@ -114,6 +120,8 @@ def score(
     train: for LossInputs.
     noise: (key, number of the batch's first flat slot) for contrast_logps;
       a token's noise depends on the key and its slot in the global batch only.
+    temperature: of the distributions of policy and reference; that of the
+      sampler for what it has drawn.
   """
   needs = method.needs(settings)
   policy = params["policy"]
@@ -125,7 +133,7 @@ def score(
     filled = _reward_numbers(model, needs, policy, frozen, batch)
   else:
     filled = _policy_numbers(
-      model, needs, settings, policy, frozen, batch, noise
+      model, needs, settings, policy, frozen, batch, noise, temperature
     )
   if "values" in needs:
     filled["values"] = values(model, params["value"], frozen, batch)
@@ -155,7 +163,7 @@ def _reward_numbers(model, needs, policy, frozen, batch) -> dict[str, Array]:
 
 
 def _policy_numbers(
-  model, needs, settings, policy, frozen, batch, noise
+  model, needs, settings, policy, frozen, batch, noise, temperature
 ) -> dict[str, Array]:
   """Log-probs and whole-vocabulary statistics of policy and reference."""
   weights = policy_weights(policy, frozen)
@@ -172,13 +180,13 @@ def _policy_numbers(
     wants |= {"reference_logps"}
   if wants:
     found = _statistics(
-      model, wants, settings, weights, reference, batch, noise
+      model, wants, settings, weights, reference, batch, noise, temperature
     )
     filled = {name.split(":")[0]: x for name, x in found.items()}
     filled["policy_logps"] = filled.pop("logps")
   else:
     head_is_frozen = model.trunk_blocks > 0 or "lora" in policy
-    logps = token_logps(model, weights, batch, head_is_frozen)
+    logps = token_logps(model, weights, batch, head_is_frozen, temperature)
     filled = {"policy_logps": logps}
   if "reference_logps" in needs - wants:
     if live:
@@ -187,6 +195,7 @@ def _policy_numbers(
         batch.target_token,
         kernel_is_frozen=True,
         cap=model.config.logit_cap,
+        temperature=temperature,
       )
       column = scatter(logps, batch)
     filled["reference_logps"] = lax.stop_gradient(column)
@@ -199,7 +208,9 @@ def _target_states(model, weights, batch) -> Array:
   return heads.gather(states, batch.target_place)
 
 
-def _statistics(model, wants, settings, weights, reference, batch, noise):
+def _statistics(
+  model, wants, settings, weights, reference, batch, noise, temperature
+):
   uniform = None
   if "contrast_logps" in wants:
     key, first = noise
@@ -215,6 +226,7 @@ def _statistics(model, wants, settings, weights, reference, batch, noise):
     uniform=uniform,
     alternatives=int(settings.get("k", 1)),
     cap=model.config.logit_cap,
+    temperature=temperature,
   )
   return {name: scatter(x, batch) for name, x in found.items()}
 

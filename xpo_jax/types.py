@@ -123,6 +123,7 @@ class TrainState:
   key: Array  # PRNG key
   method_state: PyTree | None
   skipped: Array  # int32 [] non-finite steps in a row
+  ema_params: PyTree | None = None  # moving average of params["policy"]
 
 
 @struct.dataclass

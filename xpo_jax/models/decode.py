@@ -53,7 +53,7 @@ def prepare(model: Model, weights: Weights) -> Decoder:
   holder = weights.trunk if model.trunk_blocks else weights.top
   axes = {"embedding": ("vocab", None), "positions": (None, None)}
   embed = {
-    name: nn.with_logical_constraint(table, axes[name])
+    name: nn.with_logical_constraint(table.astype(model.dtype), axes[name])
     for name, table in holder["embed"].items()
   }
   return Decoder(
@@ -70,43 +70,44 @@ def prepare(model: Model, weights: Weights) -> Decoder:
 def _unstack(model, variables, count, specs):
   """Per-layer variables; norms stay float32, as they are read so."""
   variables = lm.compact(variables, model.dtype)
-  if specs is not None:
-    place = lambda x, spec: nn.with_logical_constraint(
-      x, tuple(None if name == "embed" else name for name in spec)
-    )
-    placed = jax.tree.map(place, variables["params"], specs)
-    variables = variables | {"params": placed}
-  pick = lambda i: jax.tree.map(lambda x: x[i], variables)
+
+  def place(x, spec):
+    """Of a layer: a stack that is gathered would lie beside its layers."""
+    axes = [None if name == "embed" else name for name in spec[1:]]
+    return nn.with_logical_constraint(x, tuple(axes))
+
+  def pick(i):
+    own = jax.tree.map(lambda x: x[i], variables)
+    if specs is None:
+      return own
+    return own | {"params": jax.tree.map(place, own["params"], specs)}
+
   return [pick(i) for i in range(count)]
 
 
 def prefill(
-  model: Model, weights: Weights, prompts: Array, lengths: Array
+  model: Model, decoder: Decoder, prompts: Array, lengths: Array
 ) -> list[tuple[Array, Array]]:
   """Keys [B, G, C, P] and values [B, G, P, C] of prompts, a pair a layer.
 
   Args:
     model: sizes.
-    weights: stacked, as the trainer's.
+    decoder: of `prepare`, so that a mesh gathers the weights no second time.
     prompts: int32 [B, P], padded on the right with anything.
     lengths: int32 [B].
   """
-  count, width = prompts.shape
+  c, (count, width) = model.config, prompts.shape
   at = jnp.broadcast_to(jnp.arange(width), prompts.shape)
   inside = (at < lengths[:, None]).astype(jnp.int32)
   # Padding must not reach past a table of learned positions: NaN times 0.
   at = jnp.minimum(at, lengths[:, None] - 1)
   places = Places(at, inside, jnp.zeros_like(at))
-  caches = lm.init_caches(model, count, width)
-  _, caches = lm.extend(model, weights, prompts, places, caches, places, 0)
+  blank = jnp.zeros((count, width, c.kv_heads, c.head_dim), model.dtype)
+  caches = [(blank, blank)] * c.layers
+  _, caches = _run(model, decoder, prompts, places, caches)
   return [
-    (
-      jnp.transpose(part.key[i], (0, 2, 3, 1)),  # of [B, P, G, C]
-      jnp.transpose(part.value[i], (0, 2, 1, 3)),
-    )
-    for part in caches
-    if part is not None
-    for i in range(part.key.shape[0])
+    (jnp.transpose(key, (0, 2, 3, 1)), jnp.transpose(value, (0, 2, 1, 3)))
+    for key, value in caches  # of [B, P, G, C]
   ]
 
 
@@ -140,19 +141,31 @@ def step(
 ) -> tuple[Array, list[SlotCache]]:
   """tokens [R, Z] -> float32 logits [R, Z, V] of the next, and the caches."""
   c = model.config
-  dtype = jnp.dtype(model.dtype)
-  x = Embed(c).apply({"params": decoder.embed}, tokens, places.positions, dtype)
-  x = x.astype(dtype)
-  lora = model.lora if decoder.has_lora else (0, 1.0)
-  trunk, done = model.trunk_blocks, []
-  for i, (variables, cache) in enumerate(zip(decoder.layers, caches)):
-    block = Block(c, lora if i >= trunk else (0, 1.0))
-    windowed = jnp.asarray(c.windowed[i]) if any(c.windowed) else None
-    x, cache = block.apply(variables, x, cache, windowed, places, places, 0)
-    done.append(cache)
+  x, caches = _run(model, decoder, tokens, places, caches)
   x = Norm(c.norm, c.norm_eps).apply({"params": decoder.norm}, x)
   logits = heads.logits(x, decoder.head, c.logit_cap)
   # In two steps, or the head is gathered at every token, not the logits. Then
   # every device has the whole vocabulary of its share of the slots.
   logits = nn.with_logical_constraint(logits, ("rows", None, "vocab"))
-  return nn.with_logical_constraint(logits, ("rows", "slots", None)), done
+  return nn.with_logical_constraint(logits, ("rows", "slots", None)), caches
+
+
+def _run(
+  model: Model,
+  decoder: Decoder,
+  tokens: Array,
+  places: Places | SlotPlaces,
+  caches: list[SlotCache] | list[tuple[Array, Array]],
+):
+  """tokens [R, L] -> states [R, L, D] before the last norm, and the caches."""
+  c, dtype = model.config, jnp.dtype(model.dtype)
+  x = Embed(c).apply({"params": decoder.embed}, tokens, places.positions, dtype)
+  x = x.astype(dtype)
+  lora = model.lora if decoder.has_lora else (0, 1.0)
+  done = []
+  for i, (variables, cache) in enumerate(zip(decoder.layers, caches)):
+    block = Block(c, lora if i >= model.trunk_blocks else (0, 1.0))
+    windowed = jnp.asarray(c.windowed[i]) if any(c.windowed) else None
+    x, cache = block.apply(variables, x, cache, windowed, places, places, 0)
+    done.append(cache)
+  return x, done

@@ -36,6 +36,7 @@ def statistics(
   uniform: Array | None = None,
   alternatives: int = 1,
   cap: float = 0.0,
+  temperature: float = 1.0,
   chunk_tokens: int = CHUNK_TOKENS,
 ) -> dict[str, Array]:
   """Log-probs and the wanted statistics of every target, float32 [R, M].
@@ -56,6 +57,7 @@ def statistics(
     uniform: [R, M] in [0, 1), the noise of contrast_logps.
     alternatives: k >= 1 of contrast_logps.
     cap: soft cap of the logits; 0: none.
+    temperature: > 0; all are of softmax(logits / temperature).
     chunk_tokens: tokens (rows x m) whose logits exist on a device at once.
 
   Returns:
@@ -83,12 +85,17 @@ def statistics(
   if "contrast_logps" in wants:
     xs["uniform"] = split(uniform)
 
+  def log_softmax(x, kernel):
+    found = logits(x, kernel, cap)
+    found = found if temperature == 1 else found / temperature
+    return jax.nn.log_softmax(found, axis=-1)
+
   @jax.checkpoint
   def chunk(kernel, xs):
-    logp = _log_softmax(xs["hidden"], kernel, cap)
+    logp = log_softmax(xs["hidden"], kernel)
     found = {"logps": _at(logp, xs["targets"])}
     if base is not None:
-      logref = _log_softmax(xs["reference"], base, cap)
+      logref = log_softmax(xs["reference"], base)
       logref = lax.stop_gradient(logref)
       found |= _divergences(logp, logref, wants)
       if "reference_logps" in wants:
@@ -105,10 +112,6 @@ def statistics(
   _, found = lax.scan(lambda _, xs: (None, chunk(kernel, xs)), None, xs)
   join = lambda x: jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :count]
   return {name: join(x) for name, x in found.items()}
-
-
-def _log_softmax(hidden, kernel, cap):
-  return jax.nn.log_softmax(logits(hidden, kernel, cap), axis=-1)
 
 
 def _at(x, index):

@@ -244,9 +244,8 @@ def _prefill_one(model, policy, queue, orders, turn, holds, caches):
   target = jnp.where(needs, place, holds.shape[1])
   put = jax.vmap(lambda old, new, at: old.at[at].set(new, mode="drop"))
   done = []
-  parts = mixture.parts(policy.weights)
-  for part, old in zip(parts, caches, strict=True):
-    keys = decode.prefill(model, part, tokens, lengths)
+  for decoder, old in zip(policy.decoders, caches, strict=True):
+    keys = decode.prefill(model, decoder, tokens, lengths)
     done.append(
       [
         c.replace(

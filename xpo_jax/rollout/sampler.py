@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from xpo_jax.models import decode
 from xpo_jax.models.model import Model, Weights
-from xpo_jax.rollout import mixture, steps
+from xpo_jax.rollout import steps
 from xpo_jax.rollout.mixture import Mixture
 from xpo_jax.rollout.steps import Sampling, Slots, State
 from xpo_jax.types import Array, Samples
@@ -52,10 +52,10 @@ def generate(
     top-k and top-p applied, renormalised; greedy: temperature 1).
   """
   count, width = prompts.shape
-  parts = mixture.parts(weights)
+  policy = steps.make_policy(model, weights, key, stops)
   caches = []
-  for part in parts:
-    keys = decode.prefill(model, part, prompts, lengths)
+  for decoder in policy.decoders:
+    keys = decode.prefill(model, decoder, prompts, lengths)
     empty = decode.empty_caches(
       model, count, 0, width, how.completions, how.max_new_tokens
     )
@@ -71,7 +71,6 @@ def generate(
     caches=tuple(caches),
     found=steps.nothing_found(count, how.completions, how),
   )
-  policy = steps.make_policy(model, weights, key, stops)
   # A prompt's last token is the first that its branches are fed.
   shared = lengths[:, None] - 1
   return lax.while_loop(

@@ -70,7 +70,7 @@ def beam_search(
       decode.empty_caches(
         model, count, 0, width, how.width, how.max_new_tokens
       ),
-      decode.prefill(model, weights, prompts, lengths),
+      decode.prefill(model, decoder, prompts, lengths),
       strict=True,
     )
   ]

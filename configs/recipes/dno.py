@@ -1,0 +1,42 @@
+"""DNO: rounds of DPO on pairs with a large margin, people's reviews included.
+
+Paper: https://arxiv.org/abs/2404.03715
+
+    xpo run --config=configs/recipes/dno.py:smollm --workdir=runs/dno
+
+The paper's practical form: 5 samples of the policy and the best review that
+people wrote (its teacher is GPT-4), all scored by the reward model (its judge
+is GPT-4); every pair whose scores differ by `min_margin` is learned, except
+where the sample beats the review; the reference is the policy that drew.
+Expect gold to rise, and fewer pairs that the review wins, round by round.
+"""
+
+from xpo_jax import config, recipes
+
+ROUNDS = 3
+
+
+def get_config(arg: str = ""):
+  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  margin = 0.1 if variant == "tiny" else 1.0
+
+  def draw(policy):
+    return recipes.generate(
+      variant,
+      "large_margin",
+      (policy,),
+      completions=5,
+      gold=True,
+      min_margin=margin,
+    )
+
+  def learn(policy):
+    return recipes.iterate(variant, "dpo", policy, beta=0.1)
+
+  stages, policies = recipes.rounds(ROUNDS, draw, learn)
+  stages = dict(
+    reward=recipes.reward(variant),
+    **stages,
+    evaluate=recipes.evaluate(variant, policies),
+  )
+  return recipes.recipe("DNO", variant, stages)

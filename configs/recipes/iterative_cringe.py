@@ -1,0 +1,37 @@
+"""Iterative CRINGE: pairwise CRINGE on people's pairs, then on its own samples.
+
+Paper: https://arxiv.org/abs/2312.16682
+
+    xpo run --config=configs/recipes/iterative_cringe.py:smollm --workdir=runs/i
+
+The first policy learns from film pairs. A round draws 4 samples a prompt from
+the newest policy, keeps the best and the worst by the reward model, and goes on
+from that policy on both kinds of pairs: as many of the film pairs are in every
+step, as a second loss. There is no reference model. Expect `cringe/gate` to
+fall, and gold to rise over the rounds.
+"""
+
+from xpo_jax import config, recipes
+
+ROUNDS = 2
+
+
+def get_config(arg: str = ""):
+  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+
+  def draw(policy):
+    return recipes.generate(variant, "best_worst", (policy,), completions=4)
+
+  def learn(policy):
+    stage = recipes.iterate(variant, "pairwise_cringe", policy)
+    stage.aux.method, stage.aux.source = "pairwise_cringe", "films"
+    return stage
+
+  stages, policies = recipes.rounds(ROUNDS, draw, learn, "stage:cringe")
+  stages = dict(
+    reward=recipes.reward(variant),
+    cringe=recipes.train(variant, "pairwise_cringe", "stage:sft"),
+    **stages,
+    evaluate=recipes.evaluate(variant, {"cringe": "stage:cringe", **policies}),
+  )
+  return recipes.recipe("iterative CRINGE", variant, stages)

@@ -1,0 +1,31 @@
+"""Online DPO (OAIF): every step on two fresh samples that a judge orders.
+
+Paper: https://arxiv.org/abs/2402.04792
+
+    xpo run --config=configs/recipes/online_dpo.py:smollm --workdir=runs/oaif
+
+Samples are drawn at temperature .9 and ordered by the reward model (the paper
+asks a language model: --config.stages.online.judge.name=pairwise); the
+reference stays the SFT policy. `:smollm,loss=ipo` is IPO on the same samples.
+Expect the reward and gold to rise, and `rewards/accuracy` to stay near 1/2:
+pairs are never seen twice.
+"""
+
+from xpo_jax import config, recipes
+
+
+def get_config(arg: str = ""):
+  chosen = config.parse_arg(arg, variant=config.VARIANTS, loss=("dpo", "ipo"))
+  variant = chosen.variant
+  online = recipes.online(variant, chosen.loss)
+  online.rollout.select, online.rollout.completions = "best_worst", 2
+  online.rollout.temperature = 0.9
+  online.batch.prompts *= 2
+  stages = dict(
+    reward=recipes.reward(variant),
+    online=online,
+    evaluate=recipes.evaluate(
+      variant, {f"online {chosen.loss}": "stage:online"}
+    ),
+  )
+  return recipes.recipe("online DPO", variant, stages)

@@ -1,0 +1,95 @@
+"""The policy on held-out prompts: reward, gold, KL, lengths, diversity."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xpo_jax.evals import text
+from xpo_jax.judges.tally import Tally
+from xpo_jax.online import columns, groups, journal, rollout, verdicts
+from xpo_jax.online import settings as settings_lib
+from xpo_jax.types import TrainState
+
+_FIRST = 2**30  # numbers of draws that no training rollout has
+
+
+def run(
+  tools: rollout.Tools, state: TrainState, folder: Path, step: int
+) -> dict[str, float]:
+  """Means over held-out prompts; {} without any.
+
+  The noise is that of every other evaluation: differences are the policy's.
+  """
+  job = tools.job
+  held, size = job.online.held, settings_lib.sizes(job.config).prompts
+  if held is None:
+    return {}
+  found, tally = [], Tally()
+  for n, at in enumerate(range(0, len(held.groups), size)):
+    own = [*range(at, min(at + size, len(held.groups)))]
+    filled = own + [own[-1]] * (size - len(own))
+    prompts = [held.groups[i] for i in filled]
+    texts = [held.texts[i] for i in own]
+    path = lambda what, n=n: (
+      journal.folder_of(folder) / f"e{step:06d}.{n}.{what}"
+    )
+    order = np.array(filled)
+    drawn, other = rollout.sample(
+      tools,
+      state,
+      prompts,
+      (_FIRST // size) // 2 + n,
+      path("samples"),
+      rollout.label_of(tools, state, order, n),
+    )
+    mine, theirs = _first(drawn, len(own)), _first(other, len(own))
+    part = rollout.judge(
+      tools, prompts[: len(own)], texts, mine, theirs, tally, path("judge")
+    )
+    numbers = _numbers(tools, state, prompts, drawn, part, len(own))
+    if tools.gold is not None:
+      best = verdicts.score(
+        tools.gold, texts, part.verdict.texts, mine.ended, tally, path("gold")
+      )
+      numbers["gold"] = float(np.nanmean(best.scores))
+    found.append((len(own), numbers))
+    tools.alive()
+  total = sum(n for n, _ in found)
+  names = {name for _, numbers in found for name in numbers}
+  return {
+    name: sum(n * numbers[name] for n, numbers in found) / total
+    for name in sorted(names)
+  }
+
+
+def _first(drawn, count: int):
+  """Without the prompts that only fill the batch up."""
+  return drawn and type(drawn)(*(x[:count] for x in drawn))
+
+
+def _numbers(tools, state, prompts, drawn, part, count) -> dict[str, float]:
+  """Of one draw; `count` of its prompts are not filled up."""
+  job = tools.job
+  size = job.plan.shape.completions
+  ones = np.full(drawn.ended.shape, 0.0)
+  ones[:, size:] = np.nan
+  ones[count:] = np.nan
+  few = drawn._replace(
+    **{k: getattr(drawn, k)[:, :size] for k in drawn._fields}
+  )
+  own = groups.keep_all(prompts, few, ones[:, :size])
+  if size > drawn.ended.shape[1]:  # a pair with an opponent: one sample each
+    own = groups.against_pair(
+      prompts, few, few, np.where(np.isnan(ones[:, :1]), np.nan, 0.5)
+    )
+  x = columns.score(job, tools.score, state.params, own)
+  mask = drawn.mask[:count]
+  said = [t for row in part.verdict.texts for t in row]
+  numbers = columns.divergence(x) | {
+    "reward": float(np.nanmean(part.scores)),
+    "tokens": float(mask.sum(-1).mean()),
+    "ended": float(drawn.ended[:count].mean()),
+    "distinct_2": float(np.nan_to_num(text.distinct_n(said, 2))),
+    "sequence_entropy": float(-(drawn.logps[:count] * mask).sum(-1).mean()),
+  }
+  return numbers

@@ -1,0 +1,320 @@
+"""The on-policy loop: sample, judge, score, and train on what came of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from xpo_jax import (
+  checkpoint,
+  judge_config,
+  metrics,
+  parallel,
+  progress,
+  rollout_view,
+  stopping,
+  token_rewards,
+)
+from xpo_jax.data import packing
+from xpo_jax.errors import checkpoint_error, numeric_error
+from xpo_jax.judges.tally import Tally
+from xpo_jax.online import (
+  columns,
+  draw,
+  evaluate,
+  journal,
+  limits,
+  rollout,
+  sealed,
+)
+from xpo_jax.online import settings as settings_lib
+from xpo_jax.rollout import agreement
+from xpo_jax.types import TrainState
+
+SHOWN = {
+  "rewards/judge": "+.3f",
+  "kl/k1": ".2f",
+  "completions/tokens": ".0f",
+  "loss": ".4f",
+}
+
+
+class Loop(NamedTuple):
+  """What `train` hands over."""
+
+  job: object
+  folder: Path
+  step_fn: Callable
+  meta: dict
+  saver: object
+  writer: metrics.Writer | None
+  alive: Callable[[], None]
+
+
+def make_tools(job, alive: Callable[[], None]) -> rollout.Tools:
+  """Opens the judges.
+
+  Raises:
+    XpoError: one cannot be opened, or its tokens are not the policy's.
+  """
+  online, config = job.online, job.config
+  tokens = None
+  if config.rollout.token_rewards:
+    tokens = token_rewards.open_run(config.rollout.token_rewards, job.tokenizer)
+  judge = gold = None
+  if config.judge.name:
+    judge = judge_config.build(config.judge, "judge")
+  if config.gold.name:
+    gold = judge_config.build(config.gold, "gold")
+  return rollout.Tools(
+    job=job,
+    drawer=draw.make_drawer(
+      job,
+      job.train.groups + (online.held.groups if online.held else []),
+      online.end_id,
+    ),
+    score=columns.make_score(job.objective),
+    prepare=columns.make_prepare(job.objective, config.rollout.importance_cap),
+    judge=judge,
+    gold=gold,
+    token_rewards=tokens,
+    alive=alive,
+  )
+
+
+def run(loop: Loop, state: TrainState, position: dict) -> tuple:
+  """Trains to the last step.
+
+  Args:
+    loop: see there.
+    state: to start from.
+    position: what the checkpoint noted, {} at the start.
+
+  Returns:
+    (state, held-out numbers of the last evaluation, why it ended early or "").
+  """
+  job, first = loop.job, int(state.step)
+  own, sizes = job.config.rollout, settings_lib.sizes(job.config)
+  tools, tally = make_tools(job, loop.alive), _tally(position)
+  history = _history(loop.folder, first)
+  average = _make_average(own.ema_decay)
+  current, values = None, dict(position.get("metrics", {}))
+  note, stopped = position.get("rollout", ""), position.get("stopped", "")
+  _check_ahead(job, loop.folder, first // sizes.updates)
+  with (
+    stopping.after_step() as asked,
+    progress.track(
+      job.steps, job.objective.method.id, SHOWN, initial=first
+    ) as task,
+  ):
+    for step in range(first, first if stopped else job.steps):
+      number, update = divmod(step, sizes.updates)
+      if not update:
+        state, current, values, note, tally = _collect(
+          tools, state, number, tally, loop.folder
+        )
+      elif current is None:
+        current = sealed.read(loop.folder, number, job.train.groups, note)
+      state, found = _timed_update(loop, state, current, number, update)
+      if state.ema_params is not None:
+        policy = state.params["policy"]
+        state = state.replace(ema_params=average(state.ema_params, policy))
+      spent = values.get("perf/seconds_update", 0.0)
+      found["perf/seconds_update"] += spent
+      values |= found
+      names = [g.id for g in current if g is not None]
+      _check_finite(job, step + 1, values, names)
+      loop.alive()
+      done, last = step + 1, step + 1 == job.steps
+      if loop.writer and (done % job.config.train.log_every == 0 or last):
+        loop.writer.write(done, values)
+      task.advance(values)
+      whole = not done % sizes.updates
+      if last or (whole and _evaluation_is_due(job, done, sizes.updates)):
+        history.append(_evaluate(loop, tools, state, done))
+        stopped = limits.reached(history, own.kl_budget, own.patience)
+      values = {} if whole else values
+      stop = asked(done)
+      where = {
+        "next_step": done,
+        "rollout": note,
+        "stopped": stopped,
+        "metrics": values,
+        "tally": [tally.asked, tally.reasons],
+      }
+      _save(loop, state, where, bool(stop), last or bool(stopped))
+      if stop and not (last or stopped):
+        raise stopping.error(stop, f"saved at step {done} of {job.steps}")
+      if stopped:
+        break
+  if stopped:
+    print(f"ended early at step {int(state.step)}: {stopped}")
+  return state, history[-1] if history else {}, stopped
+
+
+def _collect(tools, state, number: int, tally: Tally, folder: Path):
+  """A new rollout: (state, groups, numbers, digest of its file, tally)."""
+  job = tools.job
+  _draw_ahead(tools, state, number, folder)
+  made, tally = rollout.make(tools, state, number, tally, folder)
+  if made.method_state is not None:
+    one = parallel.replicated(job.mesh)
+    state = state.replace(method_state=jax.device_put(made.method_state, one))
+  note = sealed.write(folder, number, job.train.groups, made.groups)
+  if not job.config.rollout.ahead:
+    _check_gap(made.metrics)
+  every = job.config.rollout.show_every
+  if every and jax.process_index() == 0:
+    rollout_view.view_file(
+      number, journal.file_of(folder, number, "jsonl"), every
+    )
+  return state, made.groups, dict(made.metrics), note, tally
+
+
+def _tally(position: dict) -> Tally:
+  """The judge's replies up to the checkpoint."""
+  asked, reasons = position.get("tally", (0, ()))
+  return Tally(asked, tuple((name, count) for name, count in reasons))
+
+
+def _timed_update(loop: Loop, state, groups, number: int, update: int):
+  began = time.monotonic()
+  state, found = _update(loop, state, groups, number, update)
+  found = {k: float(v) for k, v in found.items()}
+  return state, found | {"perf/seconds_update": time.monotonic() - began}
+
+
+def _evaluation_is_due(job, done: int, updates: int) -> bool:
+  """At the first whole rollout after every train.eval_every steps."""
+  every = job.config.train.eval_every
+  return bool(every) and done // every > (done - updates) // every
+
+
+def _evaluate(loop: Loop, tools, state, done: int) -> dict[str, float]:
+  numbers = evaluate.run(tools, state, loop.folder, done)
+  if loop.writer and numbers:
+    loop.writer.write(done, {f"eval/{k}": v for k, v in numbers.items()})
+  return numbers
+
+
+def _update(loop: Loop, state, groups, number: int, update: int):
+  """One optimizer step on minibatch `update` of a rollout."""
+  job, sizes = loop.job, settings_lib.sizes(loop.job.config)
+  epoch, part = divmod(update, sizes.minibatches)
+  noise = np.random.default_rng([job.config.seed, 7, number, epoch])
+  order, size = noise.permutation(sizes.prompts), job.config.batch.prompts
+  own = [groups[i] for i in order[part * size : (part + 1) * size]]
+  batch = columns.pack(job, own, columns.names(job.objective))
+  parts = [batch]
+  if job.aux:
+    data = job.aux.data
+    parts.append(
+      packing.pack_step(
+        data.groups,
+        job.aux.plan,
+        number * sizes.updates + update,
+        data.kind,
+        columns=data.columns,
+        trunk=data.trunk,
+      )
+    )
+  batch, *more = parallel.put_batch(job.mesh, parts)
+  return loop.step_fn(state, job.frozen, batch, *more)
+
+
+def _make_average(decay: float):
+  """ema <- decay ema + (1 - decay) policy, donated."""
+  step = lambda a, b: decay * a + (1 - decay) * b
+  return jax.jit(lambda ema, p: jax.tree.map(step, ema, p), donate_argnums=0)
+
+
+def _check_gap(values: dict[str, float]) -> None:
+  warning = agreement.check(values)
+  if warning and jax.process_index() == 0:
+    print(f"warning: {warning}")
+
+
+def _draw_ahead(tools, state, number: int, folder: Path) -> None:
+  """Samples of the next rollout.ahead rollouts, if they are not there yet."""
+  job = tools.job
+  for n in range(number, number + job.config.rollout.ahead + 1):
+    if job.config.rollout.ahead and n < len(job.plan.order):
+      order = job.plan.order[n]
+      rollout.sample(
+        tools,
+        state,
+        [job.train.groups[i] for i in order],
+        n,
+        journal.file_of(folder, n, "0.samples"),
+        rollout.label_of(tools, state, order, n),
+      )
+
+
+def _check_ahead(job, folder: Path, number: int) -> None:
+  """Samples that an earlier policy drew cannot be drawn again."""
+  ahead = job.config.rollout.ahead if number else 0
+  for n in range(number, min(number + ahead, len(job.plan.order))):
+    path = journal.file_of(folder, n, "0.samples")
+    if not path.exists():
+      raise checkpoint_error(
+        f"{path}: missing; it was drawn before the checkpoint by an earlier "
+        "policy (rollout.ahead), bring it back or use another --workdir"
+      )
+
+
+def _history(folder: Path, step: int) -> list[dict[str, float]]:
+  """Evaluations up to `step`, in order."""
+  series = metrics.read_metrics(folder)
+  found: dict[int, dict[str, float]] = {}
+  for name, pairs in series.items():
+    for at, value in pairs if name.startswith("eval/") else ():
+      if at <= step:
+        found.setdefault(at, {})[name.removeprefix("eval/")] = value
+  return [found[at] for at in sorted(found)]
+
+
+def _save(loop: Loop, state, where: dict, stop: bool, last: bool) -> None:
+  due = where["next_step"] % loop.job.config.train.save_every == 0
+  save = lambda: checkpoint.save(
+    loop.saver, state, where, loop.meta, _losses(loop.folder)
+  )
+  if loop.saver.poll() or stop or last or due:
+    save()
+    _prune(loop)
+  while (stop or last) and not loop.saver.wait():
+    save()
+
+
+def _losses(folder: Path) -> dict[int, float]:
+  """step -> what `best` goes by: the gold score if there is one, negated."""
+  series = metrics.read_metrics(folder)
+  found = series.get("eval/gold") or series.get("eval/reward") or ()
+  return {step: -value for step, value in found}
+
+
+def _prune(loop: Loop) -> None:
+  steps = checkpoint.saved_steps(loop.folder)
+  if steps:
+    updates = settings_lib.sizes(loop.job.config).updates
+    journal.prune(loop.folder, steps[0] // updates, steps[0])
+
+
+def _check_finite(job, step: int, values, names: list[str]) -> None:
+  """Names the prompts of a step that was skipped, and counts to the limit."""
+  skipped = int(values.get("optimizer/skipped", 0))
+  if not skipped:
+    return
+  if jax.process_index() == 0:
+    print(
+      f"warning: step {step} changed nothing, its loss or gradient is not "
+      f"finite; its prompts are among {', '.join(names[:8])}"
+    )
+  limit = job.config.optimizer.max_skipped
+  if skipped >= limit:
+    raise numeric_error(
+      f"{limit} steps in a row had a loss or gradient that is not finite; "
+      f"lower optimizer.learning_rate={job.config.optimizer.learning_rate}"
+    )
