@@ -150,7 +150,8 @@ def _build_online(config, mesh, method: Method, settings: dict) -> Job:
   steps = number * online_settings.sizes(config).updates
   checks.check_steps(config, steps)
   start = placement.start_params(config, model, base, method, settings)
-  needs = method.needs(settings) | (extra.method.needs({}) if extra else set())
+  needs = method.needs(settings) | method.prepare_needs(settings)
+  needs |= extra.method.needs({}) if extra else set()
   frozen, reference = placement.make_frozen(config, mesh, model, start, needs)
   numbers = examples.FrozenNumbers(
     model, start.trunk, reference, placement.devices_of(mesh, model)

@@ -215,9 +215,7 @@ def constitutional(variant: str) -> dict:
   revisions = dict(
     revisions=2,
     policy="stage:sft" if tiny else START,
-    data=dict(
-      source="films", split="train", format="auto", on_bad_row="error"
-    ),
+    data=dict(source="films", split="train", format="auto", on_bad_row="error"),
     prompts=_pick(variant, 32, 48),
     skip_critique=tiny,
     max_new_tokens=_pick(variant, 24, 96),

@@ -18,6 +18,9 @@ KL = Literal["k1", "k2", "k3"]
 # In the loss (k2 has the gradient of the reverse KL, k3 that of the forward
 # KL), or k1 as a part of the reward.
 KLPlace = Literal["k3", "k2", "k1_reward"]
+# Of a KL in the reward: an estimator, or exact over the whole vocabulary.
+KLReward = Literal["k1", "k2", "k3", "reverse", "forward", "js"]
+_EXACT = ("reverse", "forward", "js")
 VARIANCE_EPS = 1e-8  # of whitening over a rollout
 
 
@@ -42,6 +45,24 @@ def kl_estimate(logps: Array, reference_logps: Array, kind: KL) -> Array:
     return d**2 / 2
   d = jnp.maximum(d, -ops.EXPONENT_LIMIT)
   return ops.clipped_exp(-d) - 1 + d
+
+
+def exact_kl(kind: KLReward) -> set[str]:
+  """What a `prepare` needs besides the loss's inputs for this kind."""
+  return {f"token_kl:{kind}"} if kind in _EXACT else set()
+
+
+def sampled_kl(x: LossInputs, kind: KLReward) -> Array:
+  """[B, K, T] KL of the sampler from the reference at every sampled token.
+
+  Estimated from the token, or exact (`x.token_kl`; reverse: sum p log p / ref,
+  forward: sum ref log ref / p, js: Jensen and Shannon's).
+
+  Source: methods.md 0.6 and 13.2.
+  """
+  if kind in _EXACT:
+    return ops.frozen(x.token_kl)
+  return kl_estimate(x.sampler_logps, x.reference_logps, kind)
 
 
 def last_token(mask: Array) -> Array:

@@ -14,6 +14,7 @@ from xpo_jax import (
   metrics,
   parallel,
   penalties,
+  placement_table,
   pretrained,
   progress,
   resume,
@@ -158,6 +159,7 @@ def _run(job, folder, manager, alive, allow_change) -> dict:
       batches.set_state(position)
     print(f"resumed at step {int(state.step)} of {job.steps}")
   if jax.process_index() == 0:
+    placement_table.show(placement_table.models(state, job.frozen))
     pretrained.save_description(
       folder, job.objective.model, job.tokenizer, job.config
     )

@@ -20,7 +20,7 @@ def prepare(
 ) -> LossInputs:
   """Fills `advantages` (whitened GAE) and `token_feedback` (returns).
 
-  Token reward: -kl_coef * KL estimate of sampler and reference, plus the score
+  Token reward: -kl_coef * KL of sampler and reference, plus the score
   `feedback` at the last token, plus `token_feedback` if it is given (rewards of
   single tokens). Returns = GAE + old values, taken before whitening over all
   tokens of the rollout (population variance). So run it once a rollout.
@@ -34,7 +34,7 @@ def prepare(
     rewards = rewards + x.token_feedback
   state = x.state
   if kl_coef:
-    kl = returns.kl_estimate(x.sampler_logps, x.reference_logps, kl_kind)
+    kl = returns.sampled_kl(x, kl_kind)
     rewards = rewards - (kl_coef if state is None else state["kl_coef"]) * kl
   if state is not None and x.train:
     state = _adapted(x, mask, kl_target, kl_horizon)
@@ -80,6 +80,7 @@ def _needs(h):
   feedback={Feedback.SCORE},
   needs=_needs,
   prepare=prepare,
+  prepare_needs=lambda h: returns.exact_kl(h.kl_kind) if h.kl_coef else set(),
   init_state=_start,
   limits=dict(
     kl_coef=registry.NONNEGATIVE,
@@ -114,7 +115,7 @@ def ppo(
   x: LossInputs,
   *,
   kl_coef: float = 0.02,
-  kl_kind: returns.KL = "k1",
+  kl_kind: returns.KLReward = "k1",
   gamma: float = 1.0,
   gae_lambda: float = 0.95,
   clip_low: float = 0.2,
@@ -137,7 +138,7 @@ def ppo(
     x: K >= 1 samples, SCORE feedback, after `prepare`: `token_feedback` holds
       the returns.
     kl_coef: beta >= 0 of the KL in the reward; with a target, its start.
-    kl_kind: its estimator.
+    kl_kind: k1, k2, k3: its estimator; reverse, forward, js: exact.
     gamma, gae_lambda: in [0, 1].
     clip_low, clip_high: the range of the ratio.
     value_clip: > 0; inf is the plain squared error.

@@ -77,6 +77,7 @@ class Method:
   limits: Mapping[str, Limit]
   prepare: Callable[..., LossInputs] | None
   init_state: Callable[..., Any] | None
+  prepare_needs_of: Callable[[Any], frozenset[str]]
 
   @functools.cached_property
   def keywords(self) -> dict[str, Any]:
@@ -122,6 +123,11 @@ class Method:
     """What LossInputs must hold under these keywords."""
     h = type("Settings", (), {**self.keywords, **keywords})
     return frozenset(self.needs_of(h))
+
+  def prepare_needs(self, keywords: Mapping[str, Any]) -> frozenset[str]:
+    """What `prepare` reads besides `needs`, once a rollout."""
+    h = type("Settings", (), {**self.keywords, **keywords})
+    return frozenset(self.prepare_needs_of(h))
 
   def couples_batch(self, keywords: Mapping[str, Any]) -> bool:
     """True if a prompt's loss depends on other prompts."""
@@ -175,6 +181,7 @@ def register(
   limits: Mapping[str, Limit] | None = None,
   prepare: Callable[..., LossInputs] | None = None,
   init_state: Callable[..., Any] | None = None,
+  prepare_needs: Callable[[Any], Any] = lambda h: frozenset(),
 ) -> Callable[[Callable[..., LossOutput]], Callable[..., LossOutput]]:
   """Registers a loss under its function's name.
 
@@ -191,6 +198,7 @@ def register(
       Call it as `Method.prepare(x, **settings)`.
     init_state: checked settings (a dict) -> the method's running statistics, or
       None when these settings keep none.
+    prepare_needs: settings -> names out of NEEDS that only `prepare` reads.
   """
   span = (
     (completions, completions)
@@ -216,6 +224,7 @@ def register(
       limits=dict(limits or {}),
       prepare=_prepared(loss, prepare) if prepare else None,
       init_state=init_state,
+      prepare_needs_of=prepare_needs,
     )
     unknown = set(method.needs({})) - NEEDS
     if unknown:
@@ -275,6 +284,11 @@ def _prepared(loss, prepare):
 
   @functools.wraps(prepare)
   def prepared(x: LossInputs, **settings) -> LossInputs:
+    for need in _METHODS[loss.__name__].prepare_needs(settings):
+      if getattr(x, need.split(":")[0]) is None:
+        raise usage_error(
+          f"{loss.__name__}: prepare needs {need} and the rollout has none"
+        )
     return prepare(ops.settled(x), **{k: settings[k] for k in taken})
 
   return prepared

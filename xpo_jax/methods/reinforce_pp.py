@@ -7,16 +7,18 @@ from xpo_jax.methods import registry
 from xpo_jax.types import Feedback, LossInputs, LossOutput
 
 
-def prepare(x: LossInputs, kl_coef: float, gamma: float) -> LossInputs:
+def prepare(
+  x: LossInputs, kl_coef: float, kl_kind: str, gamma: float
+) -> LossInputs:
   """Fills `advantages`: whitened discounted sums of the token rewards.
 
-  The reward is -kl_coef * (sampler - reference) log-prob at each token, plus
-  the score at the last; mean and variance run over all tokens of the rollout.
+  The reward is -kl_coef * KL of sampler and reference at each token, plus the
+  score at the last; mean and variance run over all tokens of the rollout.
   """
   mask = ops.live_tokens(x)
   rewards = returns.score_at_end(x.feedback, mask)
   if kl_coef:
-    rewards = rewards - kl_coef * (x.sampler_logps - x.reference_logps)
+    rewards = rewards - kl_coef * returns.sampled_kl(x, kl_kind)
   to_go = returns.gae(rewards, jnp.zeros_like(rewards), mask, gamma, 1.0)
   return x.replace(
     advantages=returns.whiten(to_go, mask, floor=returns.VARIANCE_EPS)
@@ -32,6 +34,7 @@ def prepare(x: LossInputs, kl_coef: float, gamma: float) -> LossInputs:
     | ({"reference_logps"} if h.kl_coef else set())
   ),
   prepare=prepare,
+  prepare_needs=lambda h: returns.exact_kl(h.kl_kind) if h.kl_coef else set(),
   limits=dict(
     kl_coef=registry.NONNEGATIVE,
     clip_low=registry.UNIT,
@@ -58,6 +61,7 @@ def reinforce_pp(
   x: LossInputs,
   *,
   kl_coef: float = 0.01,
+  kl_kind: returns.KLReward = "k1",
   clip_low: float = 0.2,
   clip_high: float = 0.2,
   gamma: float = 1.0,
@@ -69,6 +73,7 @@ def reinforce_pp(
   Args:
     x: K >= 1 samples, SCORE feedback, after `prepare`.
     kl_coef: beta >= 0 of the KL in the reward; 0 needs no reference.
+    kl_kind: k1, k2, k3: its estimator; reverse, forward, js: exact.
     clip_low, clip_high: the range of the ratio.
     gamma: discount in [0, 1].
 

@@ -7,14 +7,15 @@ from xpo_jax.methods import registry
 from xpo_jax.types import Feedback, LossInputs, LossOutput
 
 
-def prepare(x: LossInputs, beta: float) -> LossInputs:
+def prepare(x: LossInputs, beta: float, kl_kind: str) -> LossInputs:
   """Fills `advantages`: R_i minus the mean R of the prompt's other samples.
 
-  R = feedback - beta (S_sampler - S_reference); 0 for a sample without others.
+  R = feedback - beta sum_t KL_t, with k1 beta (S_sampler - S_reference); 0 for
+  a sample without others.
   """
   rewards = x.feedback
   if beta:
-    kl = x.sampler_logps - x.reference_logps
+    kl = returns.sampled_kl(x, kl_kind)
     rewards = rewards - beta * ops.sequence_sum(kl, x.completion_mask)
   count = jnp.sum(x.present, axis=-1, keepdims=True).astype(rewards.dtype)
   centered = returns.group_centered(rewards, x.present)
@@ -31,6 +32,7 @@ def prepare(x: LossInputs, beta: float) -> LossInputs:
     | ({"sampler_logps"} if h.beta or h.clip_low or h.clip_high else set())
   ),
   prepare=prepare,
+  prepare_needs=lambda h: returns.exact_kl(h.kl_kind) if h.beta else set(),
   limits=dict(
     beta=registry.NONNEGATIVE,
     clip_low=registry.UNIT,
@@ -56,6 +58,7 @@ def rloo(
   x: LossInputs,
   *,
   beta: float = 0.03,
+  kl_kind: returns.KLReward = "k1",
   clip_low: float = 0.0,
   clip_high: float = 0.0,
 ) -> LossOutput:
@@ -68,6 +71,7 @@ def rloo(
   Args:
     x: K >= 2 samples, SCORE feedback, after `prepare`.
     beta: >= 0, weight of the sequence KL in the reward; 0 needs no reference.
+    kl_kind: k1, k2, k3: its estimator; reverse, forward, js: exact.
     clip_low, clip_high: the range of the ratio; both 0 = REINFORCE, no ratio.
 
   Returns:

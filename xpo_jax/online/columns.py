@@ -32,6 +32,7 @@ def make_score(objective: Objective) -> Callable[..., LossInputs]:
   """(params, frozen, batch [n, ...]) -> log-probs and values [n * B, K, T]."""
   model, settings = objective.model, objective.settings
   needs = objective.method.needs(settings) & {"reference_logps", "values"}
+  needs |= objective.method.prepare_needs(settings)
   scored = dataclasses.replace(objective.method, needs_of=lambda _: needs)
 
   def score(params, frozen, batches):

@@ -13,6 +13,7 @@ from xpo_jax import (
   judge_config,
   metrics,
   parallel,
+  placement_table,
   progress,
   rollout_view,
   stopping,
@@ -55,13 +56,13 @@ class Loop(NamedTuple):
 
 
 def make_tools(job, alive: Callable[[], None]) -> rollout.Tools:
-  """Opens the judges.
+  """Opens the judges, and prints what their models hold.
 
   Raises:
     XpoError: one cannot be opened, or its tokens are not the policy's.
   """
   online, config = job.online, job.config
-  tokens = None
+  tokens, before = None, {id(a) for a in jax.live_arrays()}
   if config.rollout.token_rewards:
     tokens = token_rewards.open_run(config.rollout.token_rewards, job.tokenizer)
   judge = gold = None
@@ -69,6 +70,9 @@ def make_tools(job, alive: Callable[[], None]) -> rollout.Tools:
     judge = judge_config.build(config.judge, "judge")
   if config.gold.name:
     gold = judge_config.build(config.gold, "gold")
+  weights = [a for a in jax.live_arrays() if id(a) not in before]
+  if weights and jax.process_index() == 0:
+    placement_table.show({"judges and rewards": weights})
   return rollout.Tools(
     job=job,
     drawer=draw.make_drawer(
@@ -103,7 +107,7 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
   average = _make_average(own.ema_decay)
   current, values = None, dict(position.get("metrics", {}))
   note, stopped = position.get("rollout", ""), position.get("stopped", "")
-  _check_ahead(job, loop.folder, first // sizes.updates)
+  _check_ahead(job, loop.folder, -(-first // sizes.updates))
   with (
     stopping.after_step() as asked,
     progress.track(
@@ -254,7 +258,10 @@ def _draw_ahead(tools, state, number: int, folder: Path) -> None:
 
 
 def _check_ahead(job, folder: Path, number: int) -> None:
-  """Samples that an earlier policy drew cannot be drawn again."""
+  """Samples that an earlier policy drew cannot be drawn again.
+
+  `number` is of the first rollout that is still to be judged.
+  """
   ahead = job.config.rollout.ahead if number else 0
   for n in range(number, min(number + ahead, len(job.plan.order))):
     path = journal.file_of(folder, n, "0.samples")
@@ -281,11 +288,13 @@ def _save(loop: Loop, state, where: dict, stop: bool, last: bool) -> None:
   save = lambda: checkpoint.save(
     loop.saver, state, where, loop.meta, _losses(loop.folder)
   )
-  if loop.saver.poll() or stop or last or due:
+  due = loop.saver.poll() or stop or last or due
+  if due:
     save()
-    _prune(loop)
   while (stop or last) and not loop.saver.wait():
     save()
+  if due:
+    _prune(loop)
 
 
 def _losses(folder: Path) -> dict[int, float]:
