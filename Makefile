@@ -5,7 +5,8 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
 
-.PHONY: venv quickstart quickstart-tiny test test-slow faults lint lock clean
+.PHONY: venv quickstart quickstart-tiny recipes test test-slow faults lint \
+  lock clean
 
 venv: $(STAMP)
 
@@ -28,6 +29,10 @@ quickstart: $(STAMP)
 quickstart-tiny: $(STAMP)
 	$(BIN)/xpo run --config=configs/quickstart.py:tiny \
 	  --workdir=runs/quickstart-tiny
+
+# All recipes on the quickstart's model, one table: hours on a laptop.
+recipes: $(STAMP)
+	$(BIN)/python benchmarks/recipes.py smollm
 
 test: $(STAMP)
 	$(PYTEST)

@@ -12,7 +12,7 @@ import pytest
 from xpo_jax import config, flags, methods, pipeline
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
-FILES = sorted(FOLDER.glob("*.py"))
+FILES = sorted(FOLDER.rglob("*.py"))
 CASES = [(file, v) for file in FILES for v in ("", *config.VARIANTS)]
 
 
@@ -68,7 +68,7 @@ def test_docstring_names_paper_and_command(file, root, monkeypatch):
       continue
     loaded, _ = flags.parse(argv)
     assert subcommand == ("run" if "stages" in loaded else "train")
-    assert any(f"=configs/{file.name}" in flag for flag in argv)
-  if file.stem in methods.names():
+    assert any(f"={file.relative_to(root)}" in flag for flag in argv)
+  if file.parent == FOLDER and file.stem in methods.names():
     assert methods.get(file.stem).paper in text
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 50

@@ -10,13 +10,12 @@ import pytest
 
 def walk_through(root) -> str:
   text = (root / "README.md").read_text(encoding="utf-8")
-  section = text.split("## Align your own model on your own data")[1]
-  return section.split("```sh\n")[1].split("```")[0]
+  return "".join(part.split("```")[0] for part in text.split("```sh\n")[1:])
 
 
 def test_it_is_short_and_names_real_files(root):
   script = walk_through(root)
-  assert len(script.strip().splitlines()) <= 24
+  assert len(script.strip().splitlines()) <= 36
   for word in script.split():
     if "configs/" in word:
       assert (root / word.partition("=")[2]).is_file()
@@ -35,7 +34,7 @@ def test_the_twin_has_the_same_commands(root):
 @pytest.mark.slow
 def test_it_works(root, tmp_path):
   script = walk_through(root)
-  for name in ("sft", "dpo"):
+  for name in ("sft", "dpo", "rloo"):
     script = script.replace(f"{name}.py ", f"{name}.py:tiny ")
   script = script.replace("=smollm2-135m-instruct", "=tiny").replace(
     "source .venv/bin/activate\n", ""
@@ -57,3 +56,5 @@ def test_it_works(root, tmp_path):
   assert done.returncode == 0, done.stderr[-2000:]
   assert "What is 3 times 4?" in done.stdout
   assert (tmp_path / "my-model" / "model.safetensors").is_file()
+  assert "my-rloo - my-sft" in done.stdout.replace("\n", " ")
+  assert (tmp_path / "runs/my-rloo/report.html").is_file()
