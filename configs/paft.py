@@ -10,7 +10,8 @@ sparse, so that TIES can keep all of it beside the largest 20% of DPO's.
 Try --config.stages.merge.scale=0.5 or --config.stages.merge.operator=dare_ties.
 
 Expect `loss/l1` of sft to stay well below its `loss/main`, the merge's table to
-show less change by SFT than by DPO, and merged to lie between sft and dpo.
+show a smaller change by sft than by dpo, and the KL to the start of merged to
+lie between theirs.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +39,7 @@ def get_config(arg: str = ""):
   sft = _stage(variant, "sft", start)
   sft.data.format = "texts"
   sft.data.limit = 2000 if tiny else 800
-  sft.lora.l1 = 1e-4 if tiny else 1e-6
+  sft.lora.l1 = 1e-4 if tiny else 1e-5
   dpo = _stage(variant, "dpo", start, beta=0.1)
   dpo.data.limit = 2000 if tiny else 720
   for stage in (sft, dpo):

@@ -9,11 +9,15 @@ import shlex
 
 import pytest
 
-from xpo_jax import config, flags, methods, pipeline
+from xpo_jax import config, flags, methods, pipeline, recipes
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.rglob("*.py"))
-CASES = [(file, v) for file in FILES for v in ("", *config.VARIANTS)]
+CASES = [
+  (file, v)
+  for file in FILES
+  for v in ("", *(config if file.parent == FOLDER else recipes).VARIANTS)
+]
 
 
 @pytest.mark.parametrize("name", methods.names())

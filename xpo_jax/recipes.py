@@ -15,6 +15,7 @@ from xpo_jax import config, judge_options
 from xpo_jax.report import FILM_NOTES
 from xpo_jax.stages import generate as generate_stage
 
+VARIANTS = ("smollm", "tiny")
 START = "smollm2-135m-instruct"
 SYNTHETIC = (
   "The tiny model starts from random weights: read its numbers as a check of "
@@ -81,6 +82,7 @@ def gold(variant: str):
 def preference_model(variant: str):
   """P(the first of two texts is better), which need not be transitive."""
   c = train(variant, "rm_pairwise", "stage:sft")
+  c.data.limit = _pick(variant, 512, 720)
   c.data.max_prompt_length = 224
   c.data.max_completion_length = 8
   c.optimizer.learning_rate = _pick(variant, 1e-3, 1e-4)

@@ -15,7 +15,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   reward = recipes.reward(variant)
   reward.data.limit = recipes.gold(variant).data.limit
   ppo = recipes.ppo(variant, kl_coef=0.001)

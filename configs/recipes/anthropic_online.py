@@ -18,7 +18,7 @@ SNAPSHOTS = (8, 16, 24)  # steps of PPO
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   stages, policies = {}, {}
   for n in range(1, ROUNDS + 1):
     reward = recipes.reward(variant)

@@ -14,13 +14,13 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   best = recipes.generate(variant, "best_of_n", completions=16)
   imitate = recipes.train(variant, "sft", "stage:sft")
   stages = dict(
     reward=recipes.reward(variant),
     best=best,
-    bon=recipes.on_rows(imitate, "stage:best/data.jsonl", steps=16),
+    bon=recipes.on_rows(imitate, "stage:best/data.jsonl", steps=8),
     evaluate=recipes.evaluate(variant, {"bon": "stage:bon"}),
   )
   return recipes.recipe("best of n", variant, stages)

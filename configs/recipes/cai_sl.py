@@ -15,7 +15,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   stages = recipes.constitutional(variant)
   stages["evaluate"] = recipes.evaluate(variant, {"cai": "stage:cai"})
   return recipes.recipe("Constitutional AI, SL", variant, stages)

@@ -21,7 +21,7 @@ INSTRUCTIONS = (
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   samples = recipes.generate(
     variant,
     "self_samples",

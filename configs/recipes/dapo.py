@@ -17,7 +17,7 @@ from xpo_jax import config, recipes
 
 def get_config(arg: str = ""):
   chosen = config.parse_arg(
-    arg, variant=config.VARIANTS, judge=("rule", "model")
+    arg, variant=recipes.VARIANTS, judge=("rule", "model")
   )
   variant, stages = chosen.variant, {}
   rule = chosen.judge == "rule"

@@ -17,7 +17,7 @@ ROUNDS = 3
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   margin = 0.1 if variant == "tiny" else 1.0
 
   def draw(policy):

@@ -14,7 +14,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   stage = recipes.online(variant, "dr_grpo")
   stage.method.loss_length = stage.data.max_completion_length
   stage.rollout.completions, stage.batch.prompts = 8, stage.batch.prompts // 2

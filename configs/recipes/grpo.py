@@ -15,7 +15,7 @@ from xpo_jax import config, recipes
 
 def get_config(arg: str = ""):
   chosen = config.parse_arg(
-    arg, variant=config.VARIANTS, kl=("k3", "k2", "k1_reward")
+    arg, variant=recipes.VARIANTS, kl=("k3", "k2", "k1_reward")
   )
   variant = chosen.variant
   grpo = recipes.online(variant, "grpo", beta=0.04, kl_loss=chosen.kl)

@@ -14,7 +14,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  chosen = config.parse_arg(arg, variant=config.VARIANTS, ptx=("on", "off"))
+  chosen = config.parse_arg(arg, variant=recipes.VARIANTS, ptx=("on", "off"))
   variant = chosen.variant
   reward = recipes.reward(variant, "rm_kwise")
   reward.data.format = "lists"

@@ -17,7 +17,7 @@ ROUNDS = 2
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
 
   def draw(policy):
     return recipes.generate(variant, "best_worst", (policy,), completions=4)

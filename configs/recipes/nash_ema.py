@@ -14,7 +14,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   nash = recipes.against(variant, "nash_ema", "ema", tau=0.008)
   nash.rollout.ema_decay = 0.9
   stages = dict(

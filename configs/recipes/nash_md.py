@@ -15,7 +15,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   nash = recipes.against(variant, "nash_md", "mixture", tau=0.008)
   nash.rollout.mix = 0.25
   stages = dict(

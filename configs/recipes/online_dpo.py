@@ -15,7 +15,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  chosen = config.parse_arg(arg, variant=config.VARIANTS, loss=("dpo", "ipo"))
+  chosen = config.parse_arg(arg, variant=recipes.VARIANTS, loss=("dpo", "ipo"))
   variant = chosen.variant
   online = recipes.online(variant, chosen.loss)
   online.rollout.select, online.rollout.completions = "best_worst", 2

@@ -18,7 +18,7 @@ ROUNDS = 3
 
 def get_config(arg: str = ""):
   chosen = config.parse_arg(
-    arg, variant=config.VARIANTS, ref=("initial", "previous")
+    arg, variant=recipes.VARIANTS, ref=("initial", "previous")
   )
   variant, stages, newest = chosen.variant, {}, "stage:sft"
   previous, count = chosen.ref == "previous", 16 if variant == "tiny" else 48

@@ -14,10 +14,10 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   evaluate = recipes.evaluate(variant, {}) | dict(
     judge=dict(name="preference_model", source="stage:preference"),
-    labelled="films",
+    labelled="" if variant == "tiny" else "films",
   )
   stages = dict(preference=recipes.preference_model(variant), evaluate=evaluate)
   return recipes.recipe("preference model", variant, stages)

@@ -15,7 +15,7 @@ from xpo_jax import config, recipes
 
 def get_config(arg: str = ""):
   chosen = config.parse_arg(
-    arg, variant=config.VARIANTS, baseline=("off", "on")
+    arg, variant=recipes.VARIANTS, baseline=("off", "on")
   )
   variant = chosen.variant
   if chosen.baseline == "on":

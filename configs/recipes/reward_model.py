@@ -16,7 +16,7 @@ LOSSES = ("rm_bt", "rm_kwise", "rm_negative", "rm_token")
 
 
 def get_config(arg: str = ""):
-  chosen = config.parse_arg(arg, variant=config.VARIANTS, loss=LOSSES)
+  chosen = config.parse_arg(arg, variant=recipes.VARIANTS, loss=LOSSES)
   variant = chosen.variant
   reward = recipes.reward(variant, chosen.loss)
   if chosen.loss == "rm_kwise":
@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
   evaluate = recipes.evaluate(variant, {}) | dict(
     rewards={"reward": "stage:reward", "gold": "stage:gold"},
     completions=8,
-    labelled="films",
+    labelled="" if variant == "tiny" else "films",
   )
   stages = dict(reward=reward, evaluate=evaluate)
   return recipes.recipe("reward model", variant, stages)

@@ -14,7 +14,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   judge = recipes.ai_judge(variant, "rating")
   evaluate = recipes.evaluate(variant, {"rloo": "stage:rloo"})
   stages = dict(

@@ -16,7 +16,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   judge = recipes.ai_judge(variant, "pairwise")
   pairs = recipes.generate(
     variant, "soft_pairs", completions=2, prompts=128, judge=judge
@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
   reward = recipes.reward(variant)
   recipes.on_rows(reward, "stage:pairs/data.jsonl", steps=16)
   evaluate = recipes.evaluate(variant, {"rloo": "stage:rloo"}) | dict(
-    judge=judge, labelled="films"
+    judge=judge, labelled="" if variant == "tiny" else "films"
   )
   stages = dict(
     pairs=pairs,

@@ -13,7 +13,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   stages = dict(
     reward=recipes.reward(variant),
     rloo=recipes.online(variant, "rloo", beta=0.03),

@@ -17,7 +17,7 @@ STEPS = 2
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   stages, newest = {}, "stage:sft"
   for n in range(1, STEPS + 1):
     dpo = recipes.train(variant, "dpo", newest, beta=0.1)

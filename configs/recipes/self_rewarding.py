@@ -19,7 +19,7 @@ ROUNDS = 2
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   tiny = variant == "tiny"
   rated = dict(judge_examples.DEFAULTS["rated"], source="films")
   first = recipes.train(variant, "sft", "stage:sft")

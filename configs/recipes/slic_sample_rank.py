@@ -17,7 +17,7 @@ from xpo_jax import config, recipes
 
 def get_config(arg: str = ""):
   chosen = config.parse_arg(
-    arg, variant=config.VARIANTS, ranker=("pairwise", "pointwise")
+    arg, variant=recipes.VARIANTS, ranker=("pairwise", "pointwise")
   )
   variant = chosen.variant
   pairwise = chosen.ranker == "pairwise"

@@ -14,7 +14,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   ppo = recipes.online(variant, "ppo", judge={}, kl_coef=0.02)
   ppo.rollout.completions = 1
   ppo.rollout.prompts, ppo.rollout.epochs = 2 * ppo.batch.prompts, 2

@@ -15,7 +15,7 @@ from xpo_jax import config, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   stage = recipes.online(variant, "xpo", beta=0.1, alpha=1e-5)
   stage.rollout.select, stage.rollout.opponent = "against_pair", "reference"
   stage.rollout.completions = 1
