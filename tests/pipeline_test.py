@@ -200,7 +200,7 @@ def test_the_runs_seed_is_every_stages():
   settings = ConfigDict(
     dict(seed=7, stages=dict(a=dict(seed=0, x=1), b=dict(seed=1)))
   )
-  out = pipeline.seeded(settings.lock())
+  out = pipeline.spread(settings.lock())
   assert [out.stages[name].seed for name in "ab"] == [7, 7]
   assert out.stages.a.x == 1
   assert settings.stages.a.seed == 0

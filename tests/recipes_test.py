@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from tests import runs
-from xpo_jax import checkpoint, config, flags, pipeline, pretrained, recipes
+from xpo_jax import (
+  checkpoint,
+  config,
+  flags,
+  pipeline,
+  pretrained,
+  recipes,
+  run_folder,
+)
 from xpo_jax.data import load
 
 FOLDER = runs.ROOT / "configs" / "recipes"
@@ -168,6 +176,27 @@ def test_a_recipe(name, make, base, monkeypatch, capsys):
   assert capsys.readouterr().out.count("skipped") == len(chosen.order)
   assert again.keys() == done.keys()
   assert all(again[n]["seconds"] == done[n]["seconds"] for n in done)
+
+
+@pytest.mark.parametrize("name", ["instructgpt", "online_dpo"])
+def test_a_recipe_learns_lora_factors(name, make, base):
+  """The reference is the base: exactly the policy before the first step."""
+  chosen, folder = make(name), base.parent / f"{name}-lora"
+  chosen.lora.rank = 4
+  if name == "instructgpt":
+    chosen.stages.ppo.rollout.epochs = 1
+    chosen.stages.ppo.train.steps = 2
+  pipeline.run(chosen, folder)
+  last = [n for n in chosen.order if "method" in chosen.stages[n]][-1]
+  first = runs.lines(folder / last)[0]
+  assert first["kl/k1"] == 0.0 and first["optimizer/gradient_norm"] > 0
+  read_run = run_folder.read(folder / last)
+  assert set(read_run.policy) == {"lora"} and read_run.model.lora == (4, 2.0)
+  if name == "instructgpt":  # the value model starts as the reward model
+    reward = run_folder.read(folder / "reward").policy
+    start = runs.bits(folder / last)[1]
+    assert any("['value']" in key for key in start)
+    assert set(reward) == {"lora", "reward_head"}
 
 
 def check_online(run: pathlib.Path, stage) -> None:

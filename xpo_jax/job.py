@@ -171,7 +171,9 @@ def _build_online(config, mesh, method: Method, settings: dict) -> Job:
     logical=start.logical,
     train=examples.Dataset(prompts.groups, prompts.table, kind, {}, None),
     evaluation=None,
-    plan=prompts_lib.plan(config, prompts.groups, number, parts),
+    plan=prompts_lib.plan(
+      config, prompts.groups, number, parts, held.groups if held else ()
+    ),
     aux=_auxiliary(extra, mesh, base.tokenizer, numbers, steps),
     steps=steps,
     tx=make_optimizer(config.optimizer, steps),

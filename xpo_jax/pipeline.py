@@ -68,7 +68,7 @@ def run(
   """
   workdir = Path(workdir).absolute()
   _check_keys(settings)
-  settings = seeded(settings)
+  settings = spread(settings)
   stages = resolve(settings, workdir)
   for name, stage in stages.items():
     check(name, stage)
@@ -124,12 +124,18 @@ def _check_keys(settings: ConfigDict) -> None:
       )
 
 
-def seeded(settings: ConfigDict) -> ConfigDict:
-  """A copy in which the run's `seed`, if it has one, is every stage's."""
+def spread(settings: ConfigDict) -> ConfigDict:
+  """A copy whose stages have the run's `seed` and `lora`, if it has them.
+
+  A `lora.rank` of 0 leaves every training stage its own.
+  """
   out = settings.copy_and_resolve_references()
-  for stage in out.stages.values() if "seed" in out else ():
+  for stage in out.stages.values():
     with stage.unlocked():
-      stage.seed = out.seed
+      if "seed" in out:
+        stage.seed = out.seed
+      if "method" in stage and out.get("lora", {}).get("rank", 0):
+        stage.lora.update(out.lora)
   return out
 
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from xpo_jax import checks, parallel, pretrained
+from xpo_jax import checks, parallel, pretrained, run_folder, stored
 from xpo_jax.errors import usage_error
 from xpo_jax.methods.registry import Method
 from xpo_jax.models import heads, states
@@ -104,7 +104,7 @@ def start_params(
     logical["reward_head"] = jax.tree.map(lambda _: empty, head)
   trainable, names = {"policy": policy}, {"policy": logical}
   if "values" in method.needs(settings):
-    value = _value_start(config, model, policy, trunk)
+    value = _value_start(config, model, policy, trunk, top)
     trainable["value"] = value
     own = {k: v for k, v in logical.items() if k != "reward_head"}
     of_head = jax.tree.map(lambda _: empty, value["head"])
@@ -112,7 +112,9 @@ def start_params(
   return Parts(trainable, names, trunk, top)
 
 
-def _value_start(config, model: Model, policy: PyTree, trunk: PyTree) -> PyTree:
+def _value_start(
+  config, model: Model, policy: PyTree, trunk: PyTree, top: PyTree
+) -> PyTree:
   """The value model: the policy with a new head, or a reward model's own.
 
   Raises:
@@ -123,19 +125,35 @@ def _value_start(config, model: Model, policy: PyTree, trunk: PyTree) -> PyTree:
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
     return {**policy, "head": _host_head(key, model)}
   if model.lora[0]:
-    raise usage_error(
-      f"rollout.value_source={source!r}: under LoRA the value model shares the "
-      "policy's base; leave it empty"
-    )
+    return _value_factors(source, model, trunk, top)
   found = pretrained.load_pretrained(source, config.model.dtype)
   if found.reward_head is None:
     raise usage_error(
       f"rollout.value_source={source!r} has no reward head; name a run of "
       "rm_bt, rm_kwise or another reward model"
     )
-  top = _same_trunk("rollout.value_source", source, found, model, trunk)
+  own = _same_trunk("rollout.value_source", source, found, model, trunk)
   head = jax.tree.map(np.asarray, found.reward_head)
-  return {"top": top, "head": head}
+  return {"top": own, "head": head}
+
+
+def _value_factors(source: str, model: Model, trunk: PyTree, top: PyTree):
+  """A reward model's factors and head, over the base that the policy has."""
+  refused = usage_error(
+    f"rollout.value_source={source!r}: under LoRA it must be a reward model "
+    f"trained with lora.rank={model.lora[0]} from the policy's own start; "
+    "train it so, or leave it empty"
+  )
+  if not (stored.split_source(source)[0] / "model.json").is_file():
+    raise refused
+  found = run_folder.read(source, model.dtype)
+  base = states.base_fingerprint(trunk, top)
+  run, _ = stored.split_source(source)
+  saved = (stored.read_meta(run, found.step) or {}).get("fingerprints", {})
+  same = found.model.lora == model.lora and saved.get("base") == base
+  if not same or not {"lora", "reward_head"} <= set(found.policy):
+    raise refused
+  return {"lora": found.policy["lora"], "head": found.policy["reward_head"]}
 
 
 def _host_head(key, model: Model) -> PyTree:

@@ -312,6 +312,7 @@ def recipe(title: str, variant: str, stages: dict[str, Any], notes=()):
       data="film review sentences rated by 15+ people, split by film",
       notes=(*notes, FILM_NOTES[0], SYNTHETIC if tiny else FILM_NOTES[2]),
       seed=0,
+      lora=dict(rank=0, alpha=0.0),
       order=tuple(every),
       stages=every,
     )

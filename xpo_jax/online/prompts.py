@@ -1,5 +1,6 @@
 """Prompts to sample from, in the order in which they come."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 
@@ -100,8 +101,7 @@ def rollouts(config, count: int) -> int:
   """How many the run makes, from train.steps or train.epochs.
 
   Raises:
-    XpoError: fewer prompts than a rollout takes, or steps that end inside of
-      a rollout.
+    XpoError: fewer prompts than a rollout takes.
   """
   own, train = settings.sizes(config), config.train
   if own.prompts > count:
@@ -109,16 +109,17 @@ def rollouts(config, count: int) -> int:
       f"{config.data.source}: {count} usable prompts are fewer than the "
       f"{own.prompts} of a rollout; lower rollout.prompts or batch.prompts"
     )
-  if train.steps % own.updates:
-    raise usage_error(
-      f"train.steps={train.steps} ends inside of a rollout of {own.updates} "
-      f"steps; use {max(1, train.steps // own.updates) * own.updates}"
-    )
   passes = math.ceil(train.epochs * count / own.prompts - 1e-6)
   return train.steps // own.updates or max(1, passes)
 
 
-def plan(config, groups: list[TokenGroup], number: int, parts: int) -> Plan:
+def plan(
+  config,
+  groups: list[TokenGroup],
+  number: int,
+  parts: int,
+  held: Sequence[TokenGroup] = (),
+) -> Plan:
   """Which prompts every draw takes, and a shape that holds any samples.
 
   `order` is int [rollouts * max_batches, prompts]. Every group has room for its
@@ -130,6 +131,7 @@ def plan(config, groups: list[TokenGroup], number: int, parts: int) -> Plan:
     groups: prompts.
     number: of rollouts.
     parts: devices that share the rows.
+    held: prompts that are packed in the same shape for evaluations.
   """
   own, new = settings.sizes(config), config.data.max_completion_length
   prompt = planning.group_lengths(groups)[:, :1]
@@ -140,7 +142,8 @@ def plan(config, groups: list[TokenGroup], number: int, parts: int) -> Plan:
   draws = number * config.rollout.max_batches
   order = ordering.stream(cost, own.prompts, draws, config.seed)
   prompts = config.batch.prompts // config.batch.microbatches
-  place = int(prompt.max()) + own.completions * new
+  longest = max(len(g.prompt) for g in (*groups, *held))
+  place = longest + own.completions * new
   in_row = max(1, min(config.batch.row_length // place, prompts // parts))
   rows = -(-prompts // in_row)
   shape = Shape(

@@ -58,7 +58,12 @@ def check(config, method: Method, settings: dict) -> None:
   own, needs = config.rollout, method.needs(settings)
   if not is_online(config):
     return
-  sizes(config)
+  steps, updates = config.train.steps, sizes(config).updates
+  if steps % updates:
+    raise usage_error(
+      f"train.steps={steps} ends inside of a rollout of {updates} steps; use "
+      f"{max(1, steps // updates) * updates}"
+    )
   _check_select(config, method)
   if method.trains_reward:
     raise usage_error(
@@ -82,10 +87,21 @@ def check(config, method: Method, settings: dict) -> None:
       f"{longest} do not fit batch.row_length={config.batch.row_length}; set "
       f"batch.row_length={longest} or shorten them"
     )
+  _check_options(config, method, needs)
+
+
+def _check_options(config, method: Method, needs) -> None:
+  """Options that this method, or another option, leaves without a use."""
+  own = config.rollout
   if own.ahead and own.max_batches > 1:
     raise usage_error(
       f"rollout.ahead={own.ahead} and rollout.max_batches={own.max_batches}: "
       "what is drawn again depends on scores; set one of them to its default"
+    )
+  if own.importance_cap and "advantages" not in needs:
+    raise usage_error(
+      f"rollout.importance_cap={own.importance_cap}: {method.id} has no "
+      "advantages that could be weighted; set it to 0"
     )
   if own.token_rewards and "token_feedback" not in needs:
     raise usage_error(
