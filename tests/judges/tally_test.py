@@ -78,3 +78,11 @@ def test_shapes_must_agree():
     make_candidates(["a", "b"], [["x"]])
   with pytest.raises(ValueError, match="shapes"):
     make_candidates(["a", "b"], [["x"], ["x", "y"]])
+
+
+def test_bradley_terry_says_nothing_of_what_has_no_score():
+  scores = np.array([[0.0, np.nan, 2.0]])
+  judge = lambda _: Judgement(scores, 3, collections.Counter())
+  found = combine.bradley_terry(judge)(None).scores[0]
+  assert np.isnan(found[1]).all() and np.isnan(found[:, 1]).all()
+  assert found[2, 0] == pytest.approx(1 / (1 + np.exp(-2)))

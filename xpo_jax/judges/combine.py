@@ -53,7 +53,9 @@ def bradley_terry(judge: Judge, scale: float = 1.0) -> PairJudge:
     found = judge(candidates)
     r = found.scores * scale
     gap = r[:, :, None] - r[:, None, :]
-    return found._replace(scores=np.exp(-np.logaddexp(0.0, -gap)))
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+      wins = np.exp(-np.logaddexp(0.0, -gap))
+    return found._replace(scores=wins)
 
   return pair_judge
 
