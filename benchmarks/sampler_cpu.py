@@ -51,7 +51,8 @@ def plain_cache(model, weights, prompts, lengths, key):
   prompts, lengths = copies(prompts), copies(lengths)
   rows, branch = jnp.divmod(jnp.arange(PROMPTS * K), K)
   slots = sampler.start(prompts, lengths, one, rows, None)
-  keys = decode.prefill(model, weights, prompts, lengths)
+  policy = steps.make_policy(model, weights, key, None)
+  keys = decode.prefill(model, policy.decoders[0], prompts, lengths)
   caches = decode.empty_caches(model, PROMPTS * K, 0, P, 1, S)
   caches = [
     c.replace(shared_key=k[:, None], shared_value=v[:, None])
@@ -63,7 +64,6 @@ def plain_cache(model, weights, prompts, lengths, key):
     caches=(caches,),
     found=steps.nothing_found(PROMPTS * K, 1, one),
   )
-  policy = steps.make_policy(model, weights, key, None)
   found = lax.while_loop(
     lambda s: ~jnp.all(s.slots.done),
     lambda s: steps.run(model, policy, one, lengths[:, None] - 1, s),

@@ -6,6 +6,9 @@ import tempfile
 
 # Before jax is imported anywhere.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Threads for 8 devices' collectives of more than one program at a time: with as
+# many threads as devices, two programs under way can wait for one another.
+os.environ.setdefault("NPROC", "32")
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
   flags = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8"

@@ -57,13 +57,21 @@ def test_sampler(shape, count, rows):
   assert_same(found, ask(Weights({}, tiny.params(model=MODEL))))
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
-def test_refill(shape):
-  inputs = prompts(8)
-  layout = refill.Layout(slots=3, lanes=shape[0] * shape[1], chunk=4)
-  found, _ = on_mesh(
-    shape,
-    lambda weights: refill.generate(MODEL, weights, *inputs, KEY, HOW, layout),
-  )
+@pytest.fixture(scope="module")
+def alone():
+  """Eight prompts' samples on one device."""
   weights = Weights({}, tiny.params(model=MODEL))
-  assert_same(found, sampler.generate(MODEL, weights, *inputs, KEY, HOW))
+  return sampler.generate(MODEL, weights, *prompts(8), KEY, HOW)
+
+
+@pytest.mark.parametrize(
+  "shape, lanes",
+  [((4, 1, 2), 4), ((2, 2, 2), 4), ((8, 1, 1), 8), ((4, 1, 2), 1)],
+)
+def test_refill(shape, lanes, alone):
+  """A lane on every row of devices; and fewer lanes than devices."""
+  layout = refill.Layout(slots=3, lanes=lanes, chunk=4)
+  ask = lambda weights: refill.generate(
+    MODEL, weights, *prompts(8), KEY, HOW, layout
+  )
+  assert_same(on_mesh(shape, ask)[0], alone)
