@@ -128,6 +128,13 @@ def test_losses_on_fixed_data_can_be_auxiliary(method):
   config.validate(c.lock())
 
 
+def test_a_reward_model_learns_from_two_kinds_of_pairs_at_once():
+  c = config.base("tiny").unlock()
+  c.method, c.data.source = config.method("rm_token"), "ours.jsonl"
+  c.aux.update(method="rm_bt", source="theirs.jsonl")
+  config.validate(c.lock())
+
+
 def on_policy_names():
   drawn = {"sampler_logps", "old_values", "advantages"}
   names = methods.names()

@@ -1,6 +1,7 @@
 """Stages in order: skipped when finished, refused when changed, resumed."""
 
 import json
+import pathlib
 import time
 
 import jax
@@ -51,6 +52,22 @@ def settings(folder, order=("sft", "dpo", "evaluate"), **dpo):
       stages=stages,
     )
   )
+
+
+@pytest.mark.parametrize(
+  "value, wanted",
+  [
+    ("stage:sft", "/w/sft"),
+    ("stage:sft/a/data.jsonl", "/w/sft/a/data.jsonl"),
+    ("stage:sft@40", "/w/sft@40"),
+    ("stage:sft@best", "/w/sft@best"),
+  ],
+)
+def test_a_stage_stands_for_its_folder_a_file_or_a_checkpoint(value, wanted):
+  chosen = ConfigDict(
+    dict(order=("sft", "b"), stages=dict(sft=dict(), b=dict(x=value)))
+  )
+  assert pipeline.resolve(chosen, pathlib.Path("/w"))["b"].x == wanted
 
 
 @pytest.mark.parametrize(

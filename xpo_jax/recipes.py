@@ -220,17 +220,32 @@ def constitutional(variant: str) -> dict:
     data=dict(source="films", split="train", format="auto", on_bad_row="error"),
     prompts=_pick(variant, 32, 48),
     skip_critique=tiny,
-    max_new_tokens=_pick(variant, 24, 96),
+    max_new_tokens=_pick(variant, 24, 160),  # a reply that is cut off is none
+    temperature=_pick(variant, 1.0, 0.7),
     template="plain" if tiny else "chat",
+    lead=" ",
   )
   cai = train(variant, "sft", "stage:sft")
-  on_rows(cai, "stage:revisions/data.jsonl", steps=8)
+  cai.batch.prompts = 8  # many a revision is cut off, and is none
+  on_rows(cai, "stage:revisions/data.jsonl", steps=12)
   return dict(revisions=revisions, cai=cai)
 
 
-def against(variant: str, method: str, opponent: str, **keywords):
-  """`online`, one sample against an opponent's by stage `preference`."""
+def comparer(variant: str):
+  """A stage that learns to compare two texts, and the judge section of it.
+
+  The tiny model does not learn that: it gets the reward model's sigma(r_1 -
+  r_2).
+  """
+  if variant == "tiny":
+    judge = {"name": "reward_model", "source": "stage:reward"}
+    return {"reward": reward(variant)}, judge
   judge = {"name": "preference_model", "source": "stage:preference"}
+  return {"preference": preference_model(variant)}, judge
+
+
+def against(variant: str, method: str, opponent: str, judge, **keywords):
+  """`online`, one sample a prompt, held against one of the opponent's."""
   c = online(variant, method, judge, **keywords)
   c.rollout.select, c.rollout.opponent = "against", opponent
   c.rollout.completions = 1

@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/2204.05862 (section 4.5)
 
-    xpo run --config=configs/recipes/anthropic_online.py:smollm --workdir=runs/on
+    xpo run --config=configs/recipes/anthropic_online.py:smollm --workdir=runs/o
 
 After each round, samples of several snapshots of the policy meet in knockouts;
 the gold model stands in for the people who judge them. A reward model learns
@@ -32,7 +32,7 @@ def get_config(arg: str = ""):
         judge=dict(name="reward_model", source="stage:gold"),
         also=more,
       )
-      recipes.on_rows(reward, f"stage:pairs{n}/data.jsonl")
+      recipes.on_rows(reward, f"stage:pairs{n}/data.jsonl", steps=24)
       recipes.and_films(reward)
     name = f"reward{n}" if n > 1 else "reward"
     ppo = recipes.ppo(variant, f"stage:{name}", kl_coef=0.001)

@@ -17,10 +17,11 @@ def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   best = recipes.generate(variant, "best_of_n", completions=16)
   imitate = recipes.train(variant, "sft", "stage:sft")
+  imitate.batch.prompts = 16
   stages = dict(
     reward=recipes.reward(variant),
     best=best,
-    bon=recipes.on_rows(imitate, "stage:best/data.jsonl", steps=8),
+    bon=recipes.on_rows(imitate, "stage:best/data.jsonl", steps=12),
     evaluate=recipes.evaluate(variant, {"bon": "stage:bon"}),
   )
   return recipes.recipe("best of n", variant, stages)

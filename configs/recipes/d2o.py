@@ -5,10 +5,10 @@ Paper: https://arxiv.org/abs/2403.03419
     xpo run --config=configs/recipes/d2o.py:smollm --workdir=runs/d2o
 
 The SFT policy writes 11 reviews a film (tiny: 6) behind instructions of our own
-wording; they stand for the good, the film's worst review by people is the bad.
-No review that people liked is used. The paper refreshes samples and reference
-as it goes; here they are drawn once. Expect `rewards/margin` to grow and gold
-to rise a little.
+wording; they stand for the good, a review that raters found negative is the
+bad. No review that they liked is used. The paper refreshes samples and
+reference as it goes; here they are drawn once. Expect `rewards/margin` to grow
+and gold to rise a little; with more steps the policy leaves SFT fast.
 """
 
 from xpo_jax import config, recipes
@@ -29,11 +29,12 @@ def get_config(arg: str = ""):
     completions=6 if variant == "tiny" else 11,
     judge={},
   )
+  samples.data.format = "binary"
   d2o = recipes.train(variant, "d2o", "stage:sft", beta=0.1, alpha=0.1)
   d2o.batch.row_length, d2o.batch.prompts = 1024, 8
   stages = dict(
     samples=samples,
-    d2o=recipes.on_rows(d2o, "stage:samples/data.jsonl", steps=16),
+    d2o=recipes.on_rows(d2o, "stage:samples/data.jsonl", steps=8),
     evaluate=recipes.evaluate(variant, {"d2o": "stage:d2o"}),
   )
   return recipes.recipe("D2O", variant, stages)

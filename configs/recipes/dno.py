@@ -6,19 +6,16 @@ Paper: https://arxiv.org/abs/2404.03715
 
 The paper's practical form: 5 samples of the policy and the best review that
 people wrote (its teacher is GPT-4), all scored by the reward model (its judge
-is GPT-4); every pair whose scores differ by `min_margin` is learned, except
-where the sample beats the review; the reference is the policy that drew.
-Expect gold to rise, and fewer pairs that the review wins, round by round.
+is GPT-4); every pair whose scores differ by .5 is learned, except where the
+sample beats the review; the reference is the policy that drew. Expect the
+samples' score, their wins over the reviews and gold to rise round by round.
 """
 
 from xpo_jax import config, recipes
 
-ROUNDS = 3
-
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  margin = 0.1 if variant == "tiny" else 1.0
 
   def draw(policy):
     return recipes.generate(
@@ -27,13 +24,13 @@ def get_config(arg: str = ""):
       (policy,),
       completions=5,
       gold=True,
-      min_margin=margin,
+      min_margin=0.5,
     )
 
   def learn(policy):
     return recipes.iterate(variant, "dpo", policy, beta=0.1)
 
-  stages, policies = recipes.rounds(ROUNDS, draw, learn)
+  stages, policies = recipes.rounds(2 if variant == "tiny" else 3, draw, learn)
   stages = dict(
     reward=recipes.reward(variant),
     **stages,

@@ -27,10 +27,13 @@ def get_config(arg: str = ""):
     stage.aux.method, stage.aux.source = "pairwise_cringe", "films"
     return stage
 
+  base = recipes.train(variant, "pairwise_cringe", "stage:sft")
+  if variant == "tiny":
+    base.data.limit = 320
   stages, policies = recipes.rounds(ROUNDS, draw, learn, "stage:cringe")
   stages = dict(
     reward=recipes.reward(variant),
-    cringe=recipes.train(variant, "pairwise_cringe", "stage:sft"),
+    cringe=base,
     **stages,
     evaluate=recipes.evaluate(variant, {"cringe": "stage:cringe", **policies}),
   )

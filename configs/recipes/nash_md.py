@@ -8,7 +8,7 @@ The judge compares two texts, in both orders, and no reward stands behind it.
 The opponent's logits are 3/4 policy and 1/4 SFT at every token; tau .008 is the
 pull to the SFT policy. `rewards/judge` is P(the policy beats its opponent) and
 stays near 1/2, because the opponent learns too: look at gold, which should
-rise.
+rise. `:tiny` cannot compare texts: its P is sigma(r_1 - r_2) of a reward model.
 """
 
 from xpo_jax import config, recipes
@@ -16,10 +16,10 @@ from xpo_jax import config, recipes
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  nash = recipes.against(variant, "nash_md", "mixture", tau=0.008)
+  stages, judge = recipes.comparer(variant)
+  nash = recipes.against(variant, "nash_md", "mixture", judge, tau=0.008)
   nash.rollout.mix = 0.25
-  stages = dict(
-    preference=recipes.preference_model(variant),
+  stages |= dict(
     nash_md=nash,
     evaluate=recipes.evaluate(variant, {"nash-md": "stage:nash_md"}),
   )

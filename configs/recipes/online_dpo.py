@@ -5,7 +5,7 @@ Paper: https://arxiv.org/abs/2402.04792
     xpo run --config=configs/recipes/online_dpo.py:smollm --workdir=runs/oaif
 
 Samples are drawn at temperature .9 and ordered by the reward model (the paper
-asks a language model: --config.stages.online.judge.name=pairwise); the
+asks a language model: --config.stages.online_dpo.judge.name=pairwise); the
 reference stays the SFT policy. `:smollm,loss=ipo` is IPO on the same samples.
 Expect the reward and gold to rise, and `rewards/accuracy` to stay near 1/2:
 pairs are never seen twice.
@@ -23,9 +23,9 @@ def get_config(arg: str = ""):
   online.batch.prompts *= 2
   stages = dict(
     reward=recipes.reward(variant),
-    online=online,
+    online_dpo=online,
     evaluate=recipes.evaluate(
-      variant, {f"online {chosen.loss}": "stage:online"}
+      variant, {f"online {chosen.loss}": "stage:online_dpo"}
     ),
   )
   return recipes.recipe("online DPO", variant, stages)

@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/2309.06657 (section 3.2)
 
-    xpo run --config=configs/recipes/preference_model.py:smollm --workdir=runs/pm
+    xpo run --config=configs/recipes/preference_model.py:smollm --workdir=runs/p
 
 The SFT model goes on with rm_pairwise; each pair is a question in an order that
 the seed draws. The evaluation asks it about held-out pairs in both orders, as

@@ -1,8 +1,8 @@
-"""Direct RLAIF: a language model's rating is the reward, without a reward model.
+"""Direct RLAIF: a language model's rating is the reward itself.
 
 Paper: https://arxiv.org/abs/2309.00267 (section 2.3)
 
-    xpo run --config=configs/recipes/rlaif_direct.py:smollm --workdir=runs/direct
+    xpo run --config=configs/recipes/rlaif_direct.py:smollm --workdir=runs/dr
 
 The start model rates every sample; the reward is its expected rating from 1 to
 10, put into [-1, 1]. Expect the reward to rise; ratings of a model of 135M

@@ -7,9 +7,9 @@ Paper: https://arxiv.org/abs/2401.10020
 First SFT on review sentences and on examples of judging (raters' means as 0..5
 points); then rounds of 4 samples at temperature .7, 3 replies of the same model
 as judge for each, and DPO on the best and the worst against it. Prompts are
-further films; the paper writes its own (data/new_prompts.py). `:tiny` cannot
-judge: a list of words of sentiment takes its place there. Expect more pairs
-whose scores differ as judging is learned; 135M parameters judge badly.
+further films; the paper writes its own (data/new_prompts.py). `judge=rating`
+takes the expected rating instead of replies: much faster, and all that `:tiny`
+can do. Expect a gap between the scores of pairs; 135M parameters judge badly.
 """
 
 from xpo_jax import config, recipes
@@ -19,7 +19,10 @@ ROUNDS = 2
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
+  chosen = config.parse_arg(
+    arg, variant=recipes.VARIANTS, judge=("additive", "rating")
+  )
+  variant = chosen.variant
   tiny = variant == "tiny"
   rated = dict(judge_examples.DEFAULTS["rated"], source="films")
   first = recipes.train(variant, "sft", "stage:sft")
@@ -29,7 +32,9 @@ def get_config(arg: str = ""):
   first.aux.prompts = 16
 
   def draw(policy):
-    own = dict(name="additive", source=policy, samples=3, max_invalid=0.5)
+    judge = dict(name="rating", source=policy)
+    if chosen.judge == "additive" and not tiny:
+      judge = dict(name="additive", source=policy, samples=3, max_invalid=0.5)
     return recipes.generate(
       variant,
       "best_worst",
@@ -37,16 +42,18 @@ def get_config(arg: str = ""):
       completions=4,
       temperatures=(0.7,),
       top_p=0.9,
-      judge=dict(name="sentiment") if tiny else own,
+      judge=judge,
     )
 
   def learn(policy):
-    return recipes.iterate(variant, "dpo", policy, beta=0.1)
+    stage = recipes.iterate(variant, "dpo", policy, beta=0.1)
+    stage.batch.prompts = 8  # prompts whose scores are equal leave no pair
+    return stage
 
   stages, policies = recipes.rounds(ROUNDS, draw, learn, "stage:first")
   stages = dict(
     examples=dict(
-      rated=rated, low=-3.0, high=3.0, each=20 if tiny else 80, seed=0
+      rated=rated, low=-3.0, high=3.0, each=8 if tiny else 80, seed=0
     ),
     first=recipes.on_rows(first, "stage:examples/data.jsonl"),
     **stages,

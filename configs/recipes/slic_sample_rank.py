@@ -2,14 +2,13 @@
 
 Paper: https://arxiv.org/abs/2305.10425
 
-    xpo run --config=configs/recipes/slic_sample_rank.py:smollm --workdir=runs/slic
+    xpo run --config=configs/recipes/slic_sample_rank.py:smollm --workdir=runs/s
 
-8 samples a film (temperature .7, top-k 40) meet in a knockout that a pairwise
-preference model decides; its 7 games are the pairs of a hinge on log-probs,
-with the winner as the target of the NLL. `ranker=pointwise` asks the reward
-model instead. The paper's target is the reference text and its NLL has weight
-1; here the prompt has many and the weight is .1, or it is SFT. Expect gold to
-rise without any reference model.
+8 samples a film (tiny: 4; temperature .7, top-k 40) meet in a knockout that a
+pairwise preference model decides; its games are the pairs of a hinge on
+log-probs, with the winner as the target of the NLL. `ranker=pointwise` asks the
+reward model instead. The paper's target is the reference text; its weight is
+not given there, here it is .1. Expect gold to rise without a reference model.
 """
 
 from xpo_jax import config, recipes
@@ -27,7 +26,12 @@ def get_config(arg: str = ""):
     ranker = recipes.preference_model(variant)
     judge = dict(name="preference_model", source="stage:preference")
   pairs = recipes.generate(
-    variant, "tournament", temperatures=(0.7,), top_k=40, judge=judge
+    variant,
+    "tournament",
+    completions=4 if variant == "tiny" else 8,
+    temperatures=(0.7,),
+    top_k=40,
+    judge=judge,
   )
   slic = recipes.train(variant, "slic", "stage:sft", delta=1.0, nll_coef=0.1)
   stages = {

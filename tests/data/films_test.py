@@ -119,6 +119,10 @@ def test_limit_and_order():
   assert some == every[:2]
   assert account.dropped == {"limit": 4}
   assert [g.id for g in every] != sorted(g.id for g in every)
+  later, account = films.groups_of(ROWS, "texts", limit=3, seed=5, first=2)
+  assert later == every[2:5] and account.dropped == {"limit": 3}
+  rest, account = films.groups_of(ROWS, "texts", seed=5, first=4)
+  assert rest == every[4:] and account.dropped == {"limit": 4}
 
 
 def test_join_accounts_for_every_rated_snippet():

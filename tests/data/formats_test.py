@@ -165,6 +165,9 @@ def test_limit_counts_rows_over_all_files(tmp_path):
   groups, account = load.load_groups(source, limit=4)
   assert [g.prompt for g in groups] == ["a0", "a1", "a2", "b0"]
   assert account.read == 4
+  groups, account = load.load_groups(source, limit=3, first=2)
+  assert [g.prompt for g in groups] == ["a2", "b0", "b1"]
+  assert account.read == account.used == 3
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_strangers_are_one_line(models, tmp_path):
 
 
 def test_stages_name_folders_inside_of_stages(tmp_path, root):
-  chosen = flags.load_config_file(str(root / "configs/paft.py:tiny"))
+  chosen = flags.load_config_file(str(root / "configs/recipes/paft.py:tiny"))
   stages = pipeline.resolve(chosen, tmp_path)
   assert stages["merge"].sources == (f"{tmp_path}/sft", f"{tmp_path}/dpo")
   assert stages["merge"].base == f"{tmp_path}/start"
@@ -220,7 +220,7 @@ def test_stages_name_folders_inside_of_stages(tmp_path, root):
 def test_paft_from_start_to_report(tmp_path, root, monkeypatch, capsys):
   monkeypatch.setenv("XPO_CACHE", str(tmp_path / "cache"))
   monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
-  chosen = flags.load_config_file(str(root / "configs/paft.py:tiny"))
+  chosen = flags.load_config_file(str(root / "configs/recipes/paft.py:tiny"))
   for name in ("start", "sft", "dpo"):
     stage = chosen.stages[name]
     stage.data.limit, stage.data.eval_limit = 64, 16

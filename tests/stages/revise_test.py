@@ -283,3 +283,21 @@ def test_only_demonstrations_can_be_mixed_in(run, tmp_path):
   with pytest.raises(XpoError, match="revise.also: .* holds ORDER rows") as e:
     run(Model(), also=(str(pairs),))
   assert e.value.code == Exit.DATA
+
+
+@pytest.mark.parametrize(
+  "prompt, answer, lead, wanted",
+  [
+    ("p", "A", "", "B"),
+    ("p", " A", "", " B"),
+    ("p", "A", " ", " B"),
+    ("p", " A", "\n", "\nB"),
+    (TURNS, " A", " ", "B"),
+  ],
+)
+def test_a_text_prompt_may_want_a_space_before_the_revision(
+  prompt, answer, lead, wanted
+):
+  row = dict(prompt=prompt, answer=answer, revisions=["B"], problems=[""])
+  found = revise.completions(row, "all", lead)
+  assert found == [{"prompt": prompt, "completion": wanted}]

@@ -92,4 +92,7 @@ def _numbers(tools, state, prompts, drawn, part, count) -> dict[str, float]:
     "distinct_2": float(np.nan_to_num(text.distinct_n(said, 2))),
     "sequence_entropy": float(-(drawn.logps[:count] * mask).sum(-1).mean()),
   }
+  if tools.token_rewards:
+    earned = rollout.token_rewards(tools, own, x)
+    numbers["reward"] += rollout.mean_return(earned, x)
   return numbers

@@ -72,6 +72,8 @@ def sample(
   """
   other = tools.job.config.rollout.opponent != "none"
   found = journal.read(path, label) if path else None
+  if not parallel.all_agree(found is not None):  # hosts without this folder
+    found = None
   if found is None:
     rows = number * len(prompts) + np.arange(len(prompts))
     mine = draw.policy(tools.drawer, state, prompts, rows)
@@ -214,7 +216,9 @@ def _score(tools: Tools, state, chosen: Groups, metrics) -> Rollout:
   metrics |= columns.gap(x) | columns.divergence(x)
   objective = job.objective
   if tools.token_rewards:
-    x = x.replace(token_feedback=_token_rewards(tools, chosen, x))
+    earned = token_rewards(tools, chosen, x)
+    x = x.replace(token_feedback=earned)
+    metrics["rewards/tokens"] = mean_return(earned, x)
   host_state = jax.tree.map(parallel.to_host, state.method_state)
   x = tools.prepare(x.replace(state=host_state))
   explained = columns.explained(x)
@@ -224,7 +228,13 @@ def _score(tools: Tools, state, chosen: Groups, metrics) -> Rollout:
   return Rollout(groups, metrics, x.state)
 
 
-def _token_rewards(tools: Tools, groups: Groups, x) -> np.ndarray:
+def mean_return(earned: np.ndarray, x) -> float:
+  """The mean over samples of the sum of their tokens' rewards."""
+  there = np.asarray(x.completion_mask).any(-1)
+  return float(np.sum(earned.sum(-1) * there) / max(1, there.sum()))
+
+
+def token_rewards(tools: Tools, groups: Groups, x) -> np.ndarray:
   """[P, K, T], 0 where there is no token."""
   out = np.zeros(x.completion_mask.shape, np.float32)
   there = [b for b, g in enumerate(groups) if g is not None]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from xpo_jax import judge_config
@@ -105,7 +106,8 @@ def _candidates(prompts, texts, ended) -> Candidates:
 
 
 def _judged(built, judge, candidates, tally, path):
-  if path is not None:
+  # Of several processes all must ask, as a judge's model may be on all.
+  if path is not None and jax.process_count() == 1:
     judge = journal.journaled(judge, path)
   return judge_config.judged(built, judge, candidates, tally)
 

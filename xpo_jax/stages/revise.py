@@ -38,6 +38,7 @@ DEFAULTS = {
   "skip_critique": False,
   "examples": 0,  # worked steps before every request
   "keep": "all",  # every revision of a chain, or only the last
+  "lead": "",  # before every revision: a space, where data have one there
   "max_new_tokens": 128,
   "temperature": 1.0,
   "template": "auto",
@@ -106,7 +107,9 @@ def run(settings: Any, folder: Path) -> dict:
       slices.append(path, made)
       chains += made
       task.advance(n=len(part))
-  texts = [d for row in chains for d in completions(row, settings.keep)]
+  texts = [
+    d for row in chains for d in completions(row, settings.keep, settings.lead)
+  ]
   if not texts and not also:
     raise data_error(
       f"{path}: no reply was a revision; raise max_new_tokens="
@@ -192,17 +195,20 @@ def chain_rows(
   ]
 
 
-def completions(row: dict, keep: str) -> list[dict]:
+def completions(row: dict, keep: str, lead: str = "") -> list[dict]:
   """The demonstrations of a chain: its revisions, never the first answer.
 
   A step that kept the answer before gives none. After a text prompt a revision
-  begins with a space if the policy's own answer did.
+  begins with `lead`, or with a space if the policy's own answer did.
   """
   steps = zip(row["revisions"], row["problems"], strict=True)
   good = [text for text, problem in steps if not problem]
-  spaced = isinstance(row["prompt"], str) and row["answer"].startswith(" ")
+  if not isinstance(row["prompt"], str):
+    lead = ""
+  elif not lead and row["answer"].startswith(" "):
+    lead = " "
   return [
-    {"prompt": row["prompt"], "completion": f" {text}" if spaced else text}
+    {"prompt": row["prompt"], "completion": f"{lead}{text}"}
     for text in (good if keep == "all" else good[-1:])
   ]
 

@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/2406.17923
 
-    xpo run --config=configs/paft.py:smollm --workdir=runs/paft
+    xpo run --config=configs/recipes/paft.py:smollm --workdir=runs/paft
 
 or `:tiny`, from scratch. SFT on film review sentences and DPO on pairs of them
 train LoRA adapters of the same start apart; an L1 term makes the SFT's change
@@ -16,31 +16,19 @@ lie between theirs.
 
 from ml_collections import ConfigDict
 
-from xpo_jax import config
+from xpo_jax import config, recipes
 from xpo_jax.report import FILM_NOTES
 
 
-def _stage(variant, method, source, **keywords):
-  c = config.base(variant)
-  c.method = config.method(method, **keywords)
-  c.model.source = source
-  c.data.source = "films"
-  c.data.eval_limit = 192
-  c.train.save_every = 25
-  c.optimizer.schedule = "linear"
-  c.optimizer.warmup_steps = 5
-  return c
-
-
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=config.VARIANTS).variant
+  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   tiny = variant == "tiny"
   start = "stage:start" if tiny else "smollm2-135m-instruct"
-  sft = _stage(variant, "sft", start)
+  sft = recipes.train(variant, "sft", start)
   sft.data.format = "texts"
   sft.data.limit = 2000 if tiny else 800
   sft.lora.l1 = 1e-4 if tiny else 1e-5
-  dpo = _stage(variant, "dpo", start, beta=0.1)
+  dpo = recipes.train(variant, "dpo", start, beta=0.1)
   dpo.data.limit = 2000 if tiny else 720
   for stage in (sft, dpo):
     stage.lora.rank = 16
@@ -76,7 +64,7 @@ def get_config(arg: str = ""):
   )
   stages = dict(sft=sft, dpo=dpo, merge=merge, evaluate=evaluate)
   if tiny:  # its words must be learned before they can be preferred
-    first = _stage(variant, "sft", "tiny")
+    first = recipes.train(variant, "sft", "tiny")
     first.data.format = "texts"
     first.data.limit = 4000
     first.optimizer.learning_rate = 3e-3
