@@ -18,6 +18,9 @@ ROUNDS = 2
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
+  base = recipes.train(variant, "pairwise_cringe", "stage:sft")
+  if variant == "tiny":
+    base.data.limit = 320
 
   def draw(policy):
     return recipes.generate(variant, "best_worst", (policy,), completions=4)
@@ -25,11 +28,9 @@ def get_config(arg: str = ""):
   def learn(policy):
     stage = recipes.iterate(variant, "pairwise_cringe", policy)
     stage.aux.method, stage.aux.source = "pairwise_cringe", "films"
+    stage.aux.limit = base.data.limit
     return stage
 
-  base = recipes.train(variant, "pairwise_cringe", "stage:sft")
-  if variant == "tiny":
-    base.data.limit = 320
   stages, policies = recipes.rounds(ROUNDS, draw, learn, "stage:cringe")
   stages = dict(
     reward=recipes.reward(variant),

@@ -40,6 +40,7 @@ def get_config(arg: str = ""):
       "best_worst",
       (policy,),
       completions=4,
+      prompts=32,
       temperatures=(0.7,),
       top_p=0.9,
       judge=judge,

@@ -56,7 +56,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran(cache, tmp_path_factory):
-  """Six rollouts of RLOO, three evaluations: (folder, summary, programs).
+  """Six rollouts of RLOO, four evaluations: (folder, summary, programs).
 
   At another temperature than 1, which sampler and loss must share. Programs
   are those compiled before the first rollout, the second, ...
@@ -133,7 +133,8 @@ def test_the_time_is_accounted_for(ran):
 def test_held_out_prompts(ran):
   run, summary, _ = ran
   found = [line for line in runs.lines(run) if "eval/reward" in line]
-  assert [line["step"] for line in found] == [2, 4, 6]
+  assert [line["step"] for line in found] == [0, 2, 4, 6]
+  assert found[0]["eval/kl/k1"] == pytest.approx(0, abs=1e-4)
   last = {k.removeprefix("eval/"): v for k, v in found[-1].items()}
   assert last.pop("step") == 6 and last == summary["held_out"]
   assert {"reward", "kl/k1", "tokens", "ended", "distinct_2"} <= last.keys()
@@ -141,7 +142,7 @@ def test_held_out_prompts(ran):
 
 
 def test_nothing_is_compiled_anew_once_all_has_run(ran):
-  """The first evaluation comes after the second rollout."""
+  """The first evaluation comes before the first rollout."""
   _, _, programs = ran
   assert len(programs) == STEPS + 1 and len(programs[0]) > 3
   assert programs[2] == []

@@ -98,14 +98,14 @@ def made(tmp_path_factory, method, changes):
 
 @pytest.fixture(scope="module")
 def ppo(cache, tmp_path_factory):
-  """Two rollouts and two evaluations, unbroken."""
+  """Two rollouts and three evaluations, unbroken."""
   return made(tmp_path_factory, "ppo", PPO)
 
 
 def test_an_unbroken_run_asks_once_a_draw(ppo):
-  """Rollout, evaluation (10 prompts: two draws), rollout, evaluation."""
+  """Evaluation (10 prompts: two draws), rollout, evaluation, and again."""
   (asked,) = ppo.asked()
-  assert len(asked) == len(set(asked)) == 6
+  assert len(asked) == len(set(asked)) == 8
   lines = [x for x in runs.lines(ppo.run) if "loss" in x]
   assert len(lines) == 8 and sorted(ppo.texts()) == [
     "000000.jsonl",
@@ -123,6 +123,7 @@ def test_it_may_break_anywhere(ppo, tmp_path):
   """One run, broken at one place after the other."""
   broken = Runner(tmp_path, "ppo", PPO)
   for told in (
+    "scoring:2",  # in the evaluation before the first step
     "sampling:1",  # the first rollout's samples are lost
     "judging:1",
     "scoring:1",  # judged, but nothing is computed from it yet
@@ -167,7 +168,7 @@ def test_a_finished_run_started_again_asks_nothing(ppo):
   summary = ppo.start()
   assert (runs.lines(ppo.run), ppo.texts()) == before
   first, again = ppo.asked()
-  assert len(first) == 6 and again == []
+  assert len(first) == 8 and again == []
   assert summary["steps"] == 8 and "reward" in summary["held_out"]
 
 

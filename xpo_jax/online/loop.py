@@ -108,6 +108,8 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
   current, values = None, dict(position.get("metrics", {}))
   note, stopped = position.get("rollout", ""), position.get("stopped", "")
   _check_ahead(job, loop.folder, -(-first // sizes.updates))
+  if job.config.train.eval_every and not history:  # where the curves begin
+    history.append(_evaluate(loop, tools, state, first))
   with (
     stopping.after_step() as asked,
     progress.track(
