@@ -4,9 +4,9 @@ Paper: https://arxiv.org/abs/2404.03715
 
     xpo train --config=configs/dno.py:smollm --workdir=runs/dno
 
-Self-play: each round samples from the policy, which is then the reference. The
-loop that draws and judges the samples is not built yet. Until then the command
-makes one round on pairs of film reviews with the raters' win rates.
+Self-play: each round samples from the policy, which is then the reference.
+configs/recipes/dno.py draws and judges the samples; this command makes one
+round on pairs of film reviews with the raters' win rates.
 Policy and reference start equal, so the loss starts at log 2 = 0.693; expect
 `rewards/accuracy` to leave 0.5. Practical DNO is configs/dpo.py on clear pairs.
 """

@@ -4,9 +4,9 @@ Paper: https://arxiv.org/abs/2405.00675
 
     xpo train --config=configs/sppo.py:smollm --workdir=runs/sppo
 
-Self-play: each round samples from the policy, which is then the reference. The
-loop that draws and judges the samples is not built yet. Until then the command
-makes one round on pairs of film reviews with the raters' win rates.
+Self-play: each round samples from the policy, which is then the reference.
+configs/recipes/sppo.py draws and judges the samples; this command makes one
+round on pairs of film reviews with the raters' win rates.
 Expect `rewards/distance`, the mean |log-ratio - eta (P - 1/2)| in nats, to
 fall slowly from eta |P - 1/2|; gradients are large and clipped.
 """
