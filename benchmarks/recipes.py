@@ -42,7 +42,7 @@ def row(name: str, folder: pathlib.Path) -> dict | None:
   if not path.is_file():
     return None
   means = json.loads(path.read_text(encoding="utf-8"))["means"]
-  own = list(means.values())[-1]
+  own = [numbers for policy, numbers in means.items() if policy != "sft"][-1]
   pick = lambda *keys: next((own[k] for k in keys if k in own), None)
   seconds = [
     json.loads(m.read_text(encoding="utf-8"))["seconds"]

@@ -253,7 +253,7 @@ def test_what_cannot_be_scored_is_refused(folder, simpo, tmp_path):
     (tmp_path / "bare" / name).write_text(text)
   assert "no checkpoint in it" in refused(tmp_path / "bare", Exit.CHECKPOINT)
   bare = runs.write(tmp_path / "bare.jsonl", [{"prompt": "only"}])
-  assert "no known layout" in refused(simpo, Exit.DATA, data=str(bare))
+  assert "nothing to score" in refused(simpo, Exit.DATA, data=str(bare))
   c = settings_of(folder, "orpo")
   policy = {"top": moved(tiny.params(CONFIG))}
   orpo = write_run(tmp_path / "orpo", Model(CONFIG), policy, c.lock())

@@ -28,7 +28,12 @@ from xpo_jax import (
 )
 from xpo_jax.data import load, templates
 from xpo_jax.data.records import Group, TokenGroup
-from xpo_jax.errors import checkpoint_error, numeric_error, usage_error
+from xpo_jax.errors import (
+  checkpoint_error,
+  data_error,
+  numeric_error,
+  usage_error,
+)
 from xpo_jax.methods.registry import Method
 from xpo_jax.models.weights.tokenizer import Tokenizer
 from xpo_jax.models.weights.tokenizer_files import tokenizer_from_folder
@@ -196,6 +201,11 @@ def read(found: Run, options: Options) -> tuple[list[Group], list[TokenGroup]]:
     )
   data.eval_limit = options.limit or data.eval_limit
   groups, account = load.load(data, evaluation=True, seed=found.config.seed)
+  if not groups[0].completions:
+    raise data_error(
+      f"{groups[0].id}: a prompt without completions, nothing to score; add "
+      "completions"
+    )
   tokens, later = templates.tokenize(
     groups,
     found.tokenizer,

@@ -13,14 +13,13 @@ fall, and gold to rise over the rounds.
 
 from xpo_jax import config, recipes
 
-ROUNDS = 2
-
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
   base = recipes.train(variant, "pairwise_cringe", "stage:sft")
+  number = 2
   if variant == "tiny":
-    base.data.limit = 320
+    base.data.limit, number = 320, 1
 
   def draw(policy):
     return recipes.generate(variant, "best_worst", (policy,), completions=4)
@@ -28,10 +27,10 @@ def get_config(arg: str = ""):
   def learn(policy):
     stage = recipes.iterate(variant, "pairwise_cringe", policy)
     stage.aux.method, stage.aux.source = "pairwise_cringe", "films"
-    stage.aux.limit = base.data.limit
+    stage.aux.limit, stage.batch.prompts = base.data.limit, 8
     return stage
 
-  stages, policies = recipes.rounds(ROUNDS, draw, learn, "stage:cringe")
+  stages, policies = recipes.rounds(number, draw, learn, "stage:cringe")
   stages = dict(
     reward=recipes.reward(variant),
     cringe=base,

@@ -26,10 +26,10 @@ def get_config(arg: str = ""):
   start = "stage:start" if tiny else "smollm2-135m-instruct"
   sft = recipes.train(variant, "sft", start)
   sft.data.format = "texts"
-  sft.data.limit = 2000 if tiny else 800
+  sft.data.limit = 640 if tiny else 800
   sft.lora.l1 = 1e-4 if tiny else 1e-5
   dpo = recipes.train(variant, "dpo", start, beta=0.1)
-  dpo.data.limit = 2000 if tiny else 720
+  dpo.data.limit = 640 if tiny else 720
   for stage in (sft, dpo):
     stage.lora.rank = 16
     stage.optimizer.learning_rate = 3e-3 if tiny else 1e-3
@@ -66,7 +66,7 @@ def get_config(arg: str = ""):
   if tiny:  # its words must be learned before they can be preferred
     first = recipes.train(variant, "sft", "tiny")
     first.data.format = "texts"
-    first.data.limit = 4000
+    first.data.limit = 3000
     first.optimizer.learning_rate = 3e-3
     stages = dict(start=first, **stages)
   return ConfigDict(

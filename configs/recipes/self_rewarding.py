@@ -8,8 +8,9 @@ First SFT on review sentences and on examples of judging (raters' means as 0..5
 points); then rounds of 4 samples at temperature .7, 3 replies of the same model
 as judge for each, and DPO on the best and the worst against it. Prompts are
 further films; the paper writes its own (data/new_prompts.py). `judge=rating`
-takes the expected rating instead of replies: much faster, and all that `:tiny`
-can do. Expect a gap between the scores of pairs; 135M parameters judge badly.
+takes the expected rating instead of replies: much faster. `:tiny` cannot judge:
+its log-ratio to the SFT policy takes the place of points. Expect a gap between
+the scores of pairs; 135M parameters judge badly.
 """
 
 from xpo_jax import config, recipes
@@ -28,13 +29,16 @@ def get_config(arg: str = ""):
   first = recipes.train(variant, "sft", "stage:sft")
   first.data.max_prompt_length, first.batch.row_length = 448, 512
   first.batch.prompts = 8
+  first.data.overlong_prompt = "left" if tiny else "drop"
   first.aux.method, first.aux.source, first.aux.format = "sft", "films", "texts"
   first.aux.prompts = 16
 
   def draw(policy):
-    judge = dict(name="rating", source=policy)
-    if chosen.judge == "additive" and not tiny:
-      judge = dict(name="additive", source=policy, samples=3, max_invalid=0.5)
+    judge = dict(name=chosen.judge, source=policy)
+    if tiny:
+      judge |= dict(name="implicit", reference="stage:sft", beta=0.1)
+    elif chosen.judge == "additive":
+      judge |= dict(samples=3, max_invalid=0.5)
     return recipes.generate(
       variant,
       "best_worst",
