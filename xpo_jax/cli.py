@@ -7,14 +7,12 @@ Nothing here imports jax before a subcommand that needs it runs, so that
 import argparse
 from collections.abc import Callable, Sequence
 import difflib
-import logging
 import os
 import sys
 import traceback
 from typing import NamedTuple
-import warnings
 
-from xpo_jax import label_options
+from xpo_jax import hushed, label_options
 from xpo_jax.errors import Exit, XpoError, usage_error
 
 _INSPECT_KEYS = (
@@ -47,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _code(argv: list[str], process: bool) -> int:
-  # Libraries' notes on how they store things are not for the user.
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
-  warnings.filterwarnings("ignore", module=r"orbax\.")
+  hushed.libraries(process)
   try:
     return _dispatch(argv, process)
   except XpoError as e:
