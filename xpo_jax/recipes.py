@@ -131,6 +131,8 @@ def ppo(variant: str, reward: str = "stage:reward", **keywords):
   judge = {"name": "reward_model", "source": reward}
   c = online(variant, "ppo", judge, **keywords)
   c.rollout.completions = 1
+  c.batch.prompts = _pick(variant, 8, 32)
+  c.train.steps = _pick(variant, 24, 48)
   c.rollout.prompts, c.rollout.epochs = 2 * c.batch.prompts, 2
   c.rollout.value_source = reward
   return c

@@ -5,9 +5,11 @@ Paper: https://arxiv.org/abs/2203.02155
     xpo run --config=configs/recipes/instructgpt.py:smollm --workdir=runs/gpt
 
 `:smollm,ptx=off` is plain PPO. The value model starts from the reward model;
-the second loss is 27.8 x SFT on review sentences, as many tokens a step as the
-paper's 8 texts an episode would be too many here. Expect the reward to rise
-while `loss/aux` stays where it was.
+the second loss is SFT on as many review sentences as there are samples. The
+paper's factor of it, 27.8 with 8 texts an episode, holds a model that is at
+rest on those texts; after our short SFT it would be more SFT and no PPO, so it
+is 1 here (--config.stages.ppo.aux.coef=27.8). Expect the reward to rise while
+`loss/aux` stays where it was.
 """
 
 from xpo_jax import config, recipes
@@ -18,12 +20,9 @@ def get_config(arg: str = ""):
   variant = chosen.variant
   reward = recipes.reward(variant, "rm_kwise")
   reward.data.format = "lists"
-  ppo = recipes.online(variant, "ppo", kl_coef=0.02)
-  ppo.rollout.completions = 1
-  ppo.rollout.prompts, ppo.rollout.epochs = 2 * ppo.batch.prompts, 2
-  ppo.rollout.value_source = "stage:reward"
+  ppo = recipes.ppo(variant, kl_coef=0.02)
   if chosen.ptx == "on":
-    ppo.aux.method, ppo.aux.coef = "sft", 27.8
+    ppo.aux.method, ppo.aux.coef = "sft", 1.0
     ppo.aux.source, ppo.aux.format = "films", "texts"
   stages = dict(
     reward=reward,

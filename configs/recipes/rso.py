@@ -25,6 +25,7 @@ def get_config(arg: str = ""):
     top_k=40,
   )
   rso = recipes.train(variant, "rso", "stage:sft", gamma=0.05)
+  rso.optimizer.learning_rate /= 2  # 256 pairs of the policy's own samples
   stages = dict(
     reward=recipes.reward(variant),
     pairs=pairs,
