@@ -132,3 +132,54 @@ def test_online_rlhf(tmp_path, start, capsys):
       data__source=rows,
     )
   rises("online_rlhf", rewards(start / "run"), rewards(newest), capsys)
+
+
+def test_instructgpt(tmp_path, start, capsys):
+  """SFT, a K-wise reward model of rankings, PPO with a second loss on texts.
+
+  The rewards of PPO are the model's; what it is held to is `warm` itself.
+  """
+  said = lambda n, colour: f" The {runs.THINGS[n % 7]} is {colour}, I think."
+  ranked = [
+    {
+      "prompt": runs.pair(n)["prompt"],
+      "completions": [said(n, c) for c in ("blue", "red", "green", "black")],
+      "ranks": [2, 1, 2, 1],
+    }
+    for n in range(48)
+  ]
+  rows = tmp_path / "ranked"
+  rows.mkdir()
+  ranked = str(runs.write(rows / "ranked.jsonl", ranked))
+  reward = fit(
+    rows,
+    "rm_kwise",
+    40,
+    1e-3,
+    model__source=str(start / "run"),
+    data__source=ranked,
+    batch__row_length=256,
+  )
+  prompts = str(start / "prompts.jsonl")
+  run = fit(
+    tmp_path,
+    "ppo",
+    48,
+    5e-4,
+    model__source=str(start / "run"),
+    data__source=prompts,
+    data__max_prompt_length=32,
+    data__max_completion_length=NEW,
+    method__kl_coef=0.02,
+    batch__prompts=16,
+    rollout__completions=1,
+    rollout__prompts=32,
+    rollout__epochs=2,
+    rollout__value_source=str(reward),
+    judge__name="reward_model",
+    judge__source=str(reward),
+    aux__method="sft",
+    aux__source=prompts,
+    aux__coef=0.1,
+  )
+  rises("instructgpt", rewards(start / "run"), rewards(run), capsys)
