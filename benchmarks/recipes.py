@@ -4,15 +4,15 @@
 
 or `make recipes`. Runs go to runs/recipes/VARIANT; what is finished is skipped,
 and the stages that recipes begin with alike are made once. The table compares
-the last policy of each on held-out films: recipes.md, .png and .html.
+the last policy of each with the SFT policy on held-out films: recipes.md, .png
+and .html.
 """
 
-import json
 import pathlib
 import subprocess
 import sys
 
-from xpo_jax import pipeline, recipe_table
+from xpo_jax import flags, recipe_rows, recipe_table, recipes
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "recipes"
@@ -36,33 +36,25 @@ def run(name: str, variant: str, folder: pathlib.Path) -> int:
   ).returncode
 
 
-def row(name: str, folder: pathlib.Path) -> dict | None:
-  """Numbers of the final policy; None without an evaluation of policies."""
-  path = folder / name / "evaluate" / "evaluation.json"
-  if not path.is_file():
-    return None
-  means = json.loads(path.read_text(encoding="utf-8"))["means"]
-  own = [numbers for policy, numbers in means.items() if policy != "sft"][-1]
-  pick = lambda *keys: next((own[k] for k in keys if k in own), None)
-  seconds = [
-    json.loads(m.read_text(encoding="utf-8"))["seconds"]
-    for m in (folder / name).glob(f"*/{pipeline.MANIFEST}")
-    if not m.parent.is_symlink()
-  ]
-  return {
-    "recipe": name,
-    "gold": pick("gold"),
-    "reward": pick("reward"),
-    "kl": pick("KL to sft, k1"),
-    "length": pick("words"),
-    "distinct_n": pick("distinct-2"),
-    "repetition": pick("repetition"),
-    "minutes": sum(seconds) / 60,
+def table(variant: str, folder: pathlib.Path) -> None:
+  """Shows and writes the table of all recipes with a run in `folder`."""
+  configs = {
+    name: flags.load_config_file(f"{CONFIGS / name}.py:{variant}")
+    for name in names()
+    if (folder / name).is_dir()
   }
+  rows, notes = recipe_rows.rows(folder, configs)
+  if rows:
+    recipe_table.show(rows)
+    path = recipe_table.write(folder, rows, f"Recipes, {variant}", notes)
+    print("\n".join([*notes, f"table: {path}"]))
 
 
 def main(argv: list[str]) -> int:
   variant = argv[0] if argv else "smollm"
+  if variant not in recipes.VARIANTS:
+    print(f"{variant!r}: name one of {', '.join(recipes.VARIANTS)} first")
+    return 64
   folder = ROOT / "runs" / "recipes" / variant
   folder.mkdir(parents=True, exist_ok=True)
   failed = []
@@ -70,12 +62,7 @@ def main(argv: list[str]) -> int:
     print(f"\n=== {name}", flush=True)
     if run(name, variant, folder):
       failed.append(name)
-  found = [row(name, folder) for name in names() if (folder / name).is_dir()]
-  rows = [r for r in found if r]
-  if rows:
-    recipe_table.show(rows)
-    recipe_table.write(folder, rows, f"Recipes, {variant}")
-    print(f"table: {folder / 'recipes.html'}")
+  table(variant, folder)
   if failed:
     print(f"failed: {', '.join(failed)}")
   return len(failed)

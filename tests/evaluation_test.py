@@ -28,7 +28,21 @@ def test_held_out_accuracy_counts_positive_margins(tmp_path):
 
 def test_no_margins_no_accuracy(tmp_path):
   assert evaluation.held_out_accuracy(tmp_path) is None
-  (tmp_path / held_out.FILE).write_text('{"id": "a", "cluster": ""}\n')
+  for line in ('{"id": "a", "cluster": ""}\n', "\n"):
+    (tmp_path / held_out.FILE).write_text(line.strip())
+    assert evaluation.held_out_accuracy(tmp_path) is None
+
+
+def test_margins_that_are_not_finite_are_left_out(tmp_path):
+  margins = (1.0, float("nan"), -1.0, float("inf"), 2.0)
+  rows = [
+    {"id": str(n), "cluster": "", "rewards/margin": m}
+    for n, m in enumerate(margins)
+  ]
+  runs.write(tmp_path / held_out.FILE, rows)
+  found = evaluation.held_out_accuracy(tmp_path)
+  assert found.n == 3 and found.mean == pytest.approx(2 / 3)
+  runs.write(tmp_path / held_out.FILE, rows[1:2])
   assert evaluation.held_out_accuracy(tmp_path) is None
 
 
@@ -62,7 +76,20 @@ def settings(folder, **more):
 @pytest.mark.parametrize(
   "changes, words",
   [
-    ({"final": "c"}, "x.final='c' is none of its policies: a, b"),
+    ({"final": "c"}, "x.final='c' is none of its columns: a, b"),
+    ({"columns": ("a",)}, "x.final='b' is none of its columns: a"),
+    ({"columns": ("a", "c")}, "x.columns: 'c' is none of its policies: a, b"),
+    (
+      {"policies": {"a": "a", "b": "b", "org/c": "c"}},
+      "x.policies: 'org/c' cannot be a part of a file's name",
+    ),
+    ({"rewards": {"words": "rm"}}, "x.rewards: 'words' is a measure already"),
+    ({"rewards": {"self-BLEU": "rm"}}, "'self-BLEU' is a measure already"),
+    ({"completions": 0}, "x: completions=0: must be"),
+    ({"prompts_at_once": 0}, "x.prompts_at_once=0: must be >= 1"),
+    ({"prompts": -1}, "x.prompts=-1: must be >= 0"),
+    ({"temperature": -1.0}, "x: temperature=-1.0: must be >= 0"),
+    ({"top_p": 0.0}, "x: top_p=0.0: must be in"),
     ({"reference": "c"}, "x.reference='c' is none"),
     ({"baseline": ""}, "x.baseline='' is none"),
     ({"promts": 1}, "x.promts is unknown; an evaluation has baseline"),

@@ -102,7 +102,7 @@ def test_what_is_used_may_be_set_and_nothing_else(name, monkeypatch):
   judge_config.check(judge_config.section(**keys), WHERE)
   other = {"source": "x", "template": "chat", "reference": "x", "beta": 0.5,
            "principles": "x", "reason": True, "votes": 2, "samples": 4,
-           "max_invalid": 0.5}  # fmt: skip
+           "max_invalid": 0.5, "guard": False}  # fmt: skip
   assert set(other) == set(judge_config.DEFAULTS) - {"name"}
   for key in set(other) - set(judge_options.USES[name]):
     message = refused(rf"judge\.{key}=", **keys | {key: other[key]})

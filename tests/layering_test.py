@@ -149,6 +149,7 @@ BASES = {
   "enum.Enum",
   "enum.IntEnum",
   "Exception",
+  "BaseException",  # what `except Exception` of a user must not swallow
   "tfds.core.GeneratorBasedBuilder",  # TFDS knows builders as subclasses only
 }
 

@@ -168,6 +168,19 @@ def test_slerp_golden():
   np.testing.assert_allclose(turned, wanted, rtol=1e-12)
 
 
+def test_slerp_turns_entries_that_no_model_moved_too():
+  base = {"x": np.array([0.0, 0.0, 1.0])}
+  a, b = np.array([1.0, 0.0, 1.0]), np.array([0.0, 2.0, 1.0])
+  found = merge(base, [{"x": a}, {"x": b}], "slerp", t=0.25)["x"]
+  w = math.acos(1 / math.sqrt(2 * 5))
+  wanted = (math.sin(0.75 * w) * a + math.sin(0.25 * w) * b) / math.sin(w)
+  np.testing.assert_allclose(found, wanted, rtol=1e-12)
+  assert found[2] > 1.1
+  # Deltas have no such entry: 0 stays 0.
+  found = merge(base, [{"x": a}, {"x": b}], "slerp", t=0.25, space="deltas")
+  assert found["x"][2] == 1.0
+
+
 @pytest.mark.parametrize("space", ["weights", "deltas"])
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_slerp_ends_at_its_models(t, space):

@@ -86,7 +86,7 @@ def test_a_stage_stands_for_its_folder_a_file_or_a_checkpoint(value, wanted):
     ),
     (
       lambda s: s.stages.update(evaluate=evaluation_of(s, final="dop")),
-      "stages.evaluate.final='dop' is none of its policies",
+      "stages.evaluate.final='dop' is none of its columns",
     ),
     (
       lambda s: s.stages.update(evaluate=evaluation_of(s, prompt=1)),
@@ -106,6 +106,26 @@ def test_a_wrong_stage_is_refused_before_anything_starts(
     pipeline.run(chosen, tmp_path / "run")
   assert error.value.code == 64 and words in str(error.value)
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("margins", [[], [0.5, -0.5, 1.0], [float("nan")]])
+def test_accuracy_is_of_pairs_if_there_are_any(tmp_path, monkeypatch, margins):
+  """Of one cluster: no standard error."""
+  rows = [{"id": "a", "cluster": "c", "rewards/margin": m} for m in margins]
+
+  def trained(stage, folder):
+    runs.write(folder / "held_out.jsonl", rows)
+    return {"steps": 4}
+
+  monkeypatch.setattr(train, "run", trained)
+  chosen = settings(tmp_path, order=("sft", "dpo"))
+  chosen.order = ("sft",)
+  del chosen.stages["dpo"]
+  pipeline.run(chosen, tmp_path / "run")
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert ("Held-out pairs" in page) == (len(margins) == 3)
+  assert ("<td>0.667</td>" in page) == (len(margins) == 3)
+  assert "nan" not in page.lower().partition("<main")[2]
 
 
 def evaluation_of(chosen, **changes):

@@ -58,14 +58,15 @@ def test_bars_have_the_length_of_their_numbers():
 
 
 def test_files(tmp_path):
-  path = recipe_table.write(tmp_path / "new", ROWS, notes=["n < 3"])
+  rows = [*ROWS, {"recipe": "sft", "start": True, "change": (-0.5, -1, 0.5)}]
+  path = recipe_table.write(tmp_path / "new", rows, notes=["n < 3"])
   page = path.read_text(encoding="utf-8")
   assert "<td>&lt;i&gt;</td>" in page and "n &lt; 3" in page
   assert "data:image/png;base64,iVBOR" in page and "http" not in page.replace(
     "http-equiv", ""
   )
   text = (tmp_path / "new" / "recipes.md").read_text(encoding="utf-8")
-  assert text == recipe_table.markdown(ROWS)
+  assert text == recipe_table.markdown(rows)
   assert (tmp_path / "new" / "recipes.png").read_bytes()[1:4] == b"PNG"
 
 
@@ -74,3 +75,26 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
   with pytest.raises(XpoError, match="cannot write the table") as caught:
     recipe_table.write(tmp_path / "file", ROWS)
   assert caught.value.code == Exit.STORAGE
+
+
+def test_the_start_comes_first_and_intervals_are_shown():
+  rows = [
+    {"recipe": "dpo", "gold": 2.0, "change": (1.5, 1.25, 1.75)},
+    {"recipe": "one film", "gold": 1.0, "change": (0.5, math.nan, math.nan)},
+    {"recipe": "sft", "gold": 0.5, "start": True},
+    {"recipe": "rm", "accuracy": 0.625},
+  ]
+  assert recipe_table.markdown(rows).splitlines()[2:] == [
+    "| sft | +0.500 |  |  |",
+    "| dpo | +2.000 | +1.50 [+1.25, +1.75] |  |",
+    "| one film | +1.000 | +0.50 |  |",
+    "| rm |  |  | 0.625 |",
+  ]
+
+
+def test_names_and_numbers_are_never_cut():
+  names = ("anthropic_hh_long_name", "anthropic_online_long")
+  rows = [{"recipe": n, "gold": 1.0, "change": (1, 0, 2)} for n in names]
+  console = Console(file=io.StringIO(), width=40)
+  recipe_table.show(rows, console=console)
+  assert "…" not in console.file.getvalue()

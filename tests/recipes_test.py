@@ -202,6 +202,16 @@ def test_a_recipe_learns_lora_factors(name, make, base):
     assert set(reward) == {"lora", "reward_head"}
 
 
+def test_a_reward_model_of_rejected_texts_alone(make, base):
+  chosen = make("reward_model", "tiny,loss=rm_negative")
+  folder = base.parent / "reward_model-negative"
+  pipeline.run(chosen, folder, [str(base)])
+  self_samples(folder, chosen)
+  head = run_folder.read(folder / "reward").policy["reward_head"]
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(head))
+  assert first_loss(folder / "reward") > 0
+
+
 def check_online(run: pathlib.Path, stage) -> None:
   """What every loop leaves, and what holds of its first rollout."""
   first = runs.lines(run)[0]

@@ -67,3 +67,24 @@ def test_table_marks_the_frontier_and_fits_what_it_can():
   assert rows["policies: d (a - b ln d)"][3] == (
     "a 2.000, b 1.000, peak at d = 2.72"
   )
+
+
+def test_a_policy_without_a_kl_or_reward_is_on_no_curve():
+  """Not at distance 0, where it would be the best of all."""
+  lost, mute = np.full(6, 9.0), np.full(6, np.nan)
+  lost[2] = np.nan
+  gain = lambda d: np.full(6, 3 + d * (2 - 1 * math.log(d)))
+  more = {
+    f"step {d}": DPO | {KL: np.full(6, d * d), "gold": gain(d)}
+    for d in (1.0, 2.0, 3.0)
+  }
+  best = DPO | {KL: lost, "gold": np.full(6, 99.0)}
+  silent = DPO | {"gold": mute}
+  found = points(sft=SFT, best=best, silent=silent, **more)
+  assert math.isnan(found[1].distance)
+  table = reward_frontier.table(found, "sft")
+  rows = {row[0]: row[1:] for row in table["rows"]}
+  assert not any("*" in cell for cell in rows["best"])
+  assert rows["silent"][2] == "nan"
+  curve = rows["policies: d (a - b ln d)"]
+  assert curve[2] == "a 2.000, b 1.000, peak at d = 2.72"

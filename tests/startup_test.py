@@ -1,4 +1,4 @@
-"""The checks before step 1 that only read the data."""
+"""The checks before step 1: what the data say, and how gaps are judged."""
 
 import types
 
@@ -34,3 +34,20 @@ def test_t5_prompts_begin_with_one_bos(prompt, wrong):
   }
   assert rows["prompts not begun by one BOS"] == (wrong, not wrong)
   assert rows["completions ending in exactly one EOS"] == (1, True)
+
+
+@pytest.mark.parametrize(
+  "exact, gaps, value, fine",
+  [
+    (True, [0, 5e-5], 5e-5, True),
+    (True, [0, 2e-4], 2e-4, False),
+    (False, [0.3, 0.0], 0.15, True),  # one token apart is how bfloat16 is
+    (False, [0.3, 0.01], 0.155, False),
+  ],
+)
+def test_the_largest_gap_counts_or_the_mean(exact, gaps, value, fine):
+  gaps = np.array([[*gaps, 9.0]])
+  mask = np.array([[True, True, False]])
+  name, found, _, good = startup._gap_row("a - b", gaps, mask, exact)
+  assert name == ("|a - b| log-prob" if exact else "mean |a - b| log-prob")
+  assert found == pytest.approx(value) and good == fine

@@ -112,7 +112,8 @@ def check_method(config: ConfigDict) -> None:
   needs = chosen.needs(settings)
   if config.aux.method:
     needs |= methods.get(config.aux.method).needs({})
-  if config.reference.source and "reference_logps" not in needs:
+  needed = "reference_logps" in needs or online.wants_reference(config)
+  if config.reference.source and not needed:
     raise usage_error(
       f"reference.source={config.reference.source!r}: {chosen.id} uses no "
       "reference with these keywords; leave it empty"

@@ -19,8 +19,6 @@ _INSPECT_KEYS = (
   "split format min_gap threshold template max_prompt_length "
   "max_completion_length overlong_prompt on_bad_row limit"
 ).split()
-# What one process of a run meets alone; all meet the other codes together.
-_ALONE = (1, 130, int(Exit.STORAGE))
 _TRACEBACK = "XPO_TRACEBACK"  # =1 shows the traceback of an internal error
 
 
@@ -35,33 +33,34 @@ class Command(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one subcommand and returns the process's exit code."""
   process = argv is None  # this call is all that the process does
-  code = _code(list(sys.argv[1:] if process else argv), process)
+  code, alone = _code(list(sys.argv[1:] if process else argv), process)
   # No jax.distributed without jax; its other processes must not wait for us.
-  if code in _ALONE and "jax" in sys.modules:
+  if alone and "jax" in sys.modules:
     from xpo_jax import parallel
 
     parallel.abandon(code)
   return code
 
 
-def _code(argv: list[str], process: bool) -> int:
+def _code(argv: list[str], process: bool) -> tuple[int, bool]:
+  """The exit code, and whether one process of a run may meet it alone."""
   hushed.libraries(process)
   try:
-    return _dispatch(argv, process)
+    return _dispatch(argv, process), False
   except XpoError as e:
     prefix = "" if e.code == Exit.PREEMPTED else "error: "
     _complain(f"{prefix}{e}")
-    return int(e.code)
+    return int(e.code), e.code == Exit.STORAGE and not e.shared
   except KeyboardInterrupt as e:
     _complain(f"interrupted; {e}" if str(e) else "interrupted")
-    return 130
+    return 130, True
   except BrokenPipeError:  # `xpo methods | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 141
+    return 141, False
   except OSError as e:
     where = f"{e.filename}: " if e.filename else ""
     _complain(f"error: {where}{e.strerror or e}")
-    return int(Exit.STORAGE)
+    return int(Exit.STORAGE), True
   except Exception as e:
     if os.environ.get(_TRACEBACK) == "1":
       traceback.print_exc()
@@ -69,7 +68,7 @@ def _code(argv: list[str], process: bool) -> int:
       f"internal error: {type(e).__name__}: {e} "
       f"(set {_TRACEBACK}=1 for the traceback)"
     )
-    return 1
+    return 1, True
 
 
 def _dispatch(argv: list[str], process: bool) -> int:

@@ -17,11 +17,17 @@ class Exit(enum.IntEnum):
 
 
 class XpoError(Exception):
-  """A one-line message: what (file:row or key), the value, the mend."""
+  """A one-line message: what (file:row or key), the value, the mend.
 
-  def __init__(self, message: str, code: Exit = Exit.USAGE):
+  `shared`: one process of several met it, and has told all others.
+  """
+
+  def __init__(
+    self, message: str, code: Exit = Exit.USAGE, shared: bool = False
+  ):
     super().__init__(message)
     self.code = code
+    self.shared = shared
 
 
 def usage_error(message: str) -> XpoError:

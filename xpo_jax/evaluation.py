@@ -18,14 +18,18 @@ from xpo_jax import (
   pretrained,
 )
 from xpo_jax.data import load
-from xpo_jax.errors import usage_error
+from xpo_jax.errors import XpoError, usage_error
 from xpo_jax.evals import compare, diversity, gold, statistics, text
 from xpo_jax.evaluation_judging import Written
 from xpo_jax.pretrained import Pretrained
+from xpo_jax.rollout import requests
 
 
 def held_out_accuracy(run: Path) -> statistics.Estimate | None:
-  """Share of held-out pairs with a positive margin, clustered."""
+  """Share of held-out pairs with a positive margin, clustered.
+
+  A margin that is not finite is left out; None without any.
+  """
   path = run / held_out.FILE
   if not path.is_file():
     return None
@@ -33,7 +37,10 @@ def held_out_accuracy(run: Path) -> statistics.Estimate | None:
   pairs = rows and "rewards/desirable" not in rows[0]
   if not pairs or "rewards/margin" not in rows[0]:
     return None
-  margins = np.array([row["rewards/margin"] for row in rows])
+  rows = [row for row in rows if np.isfinite(row["rewards/margin"])]
+  if not rows:
+    return None
+  margins = [row["rewards/margin"] for row in rows]
   return statistics.accuracy(margins, [r["cluster"] or r["id"] for r in rows])
 
 
@@ -43,6 +50,16 @@ KEYS = (
   "top_p"
 ).split()
 MEASURES = (*gold.SCORERS, "unknown words")
+# Rows of the table that no reward model can be called after.
+TAKEN = (
+  *MEASURES,
+  *compare.TEXT_MEASURES,
+  *compare.CORPUS_MEASURES,
+  policy_numbers.ENTROPY,
+  "ended with EOS",
+  "harmless",
+  "self-BLEU",
+)
 # Keys that need not be there.
 DEFAULTS: dict[str, Any] = {
   "judge": {},  # of final against baseline, and against people
@@ -73,13 +90,31 @@ def check(settings, where: str) -> None:
       f"{where}.{key} {problem}; an evaluation has {', '.join(KEYS)}, and may "
       f"have {', '.join(DEFAULTS)}"
     )
-  for key in ("baseline", "final", "reference"):
-    named = settings[key] or key != "reference"
-    if named and settings[key] not in settings.policies:
+  for name in settings.policies:
+    if not name or not {"/", "\\", "\0"}.isdisjoint(name):
       raise usage_error(
-        f"{where}.{key}={settings[key]!r} is none of its policies: "
+        f"{where}.policies: {name!r} cannot be a part of a file's name; take a "
+        "short name without slashes"
+      )
+  for name in settings.rewards:
+    if name in TAKEN:
+      raise usage_error(
+        f"{where}.rewards: {name!r} is a measure already; take another name"
+      )
+  for name in settings.columns:
+    if name not in settings.policies:
+      raise usage_error(
+        f"{where}.columns: {name!r} is none of its policies: "
         f"{', '.join(settings.policies)}"
       )
+  for key in ("baseline", "final", "reference"):
+    named = settings[key] or key != "reference"
+    if named and settings[key] not in settings.columns:
+      raise usage_error(
+        f"{where}.{key}={settings[key]!r} is none of its columns: "
+        f"{', '.join(settings.columns)}"
+      )
+  _check_sampling(settings, where)
   given = complete(settings)
   for key, of_texts in (("judge", False), ("harmless", True)):
     evaluation_judging.check(given[key], f"{where}.{key}", of_texts)
@@ -88,6 +123,22 @@ def check(settings, where: str) -> None:
       raise usage_error(
         f"{where}.measures: {name!r}; choose among {', '.join(MEASURES)}"
       )
+
+
+def _check_sampling(settings, where: str) -> None:
+  try:
+    requests.check(
+      settings.max_new_tokens,
+      settings.temperature,
+      settings.top_p,
+      settings.completions,
+      top_k=0,
+    )
+  except XpoError as e:
+    raise usage_error(f"{where}: {e}") from e
+  for key, low in (("prompts", 0), ("prompts_at_once", 1)):
+    if settings[key] < low:
+      raise usage_error(f"{where}.{key}={settings[key]}: must be >= {low}")
 
 
 def run(settings, folder: Path) -> dict:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpo_jax import judge_config, judge_options
+from xpo_jax import judge_config, judge_options, shared_verdicts
 from xpo_jax.data.records import Prompt
 from xpo_jax.errors import usage_error
 from xpo_jax.evals import compare, length_control, statistics, win_rate
-from xpo_jax.judges import combine, journal
+from xpo_jax.judges import combine, nulls
 from xpo_jax.judges.candidates import Candidates, Judgement, make_candidates
 from xpo_jax.judges.tally import Tally
 
@@ -46,7 +46,9 @@ def ask(
     XpoError: a judge that cannot be opened, or too many invalid replies.
   """
   built = judge_config.build(section, where)
-  judge = journal.journaled(built.judge or built.pairs, path)
+  judge = built.judge or built.pairs
+  judge = shared_verdicts.journaled(built.name, judge, path)
+  judge = judge_config.guarded(built, judge)
   return judge_config.judged(built, judge, candidates, Tally())[0]
 
 
@@ -70,7 +72,8 @@ def versus(
   """The win rate of `final` over `base`: (table, numbers).
 
   Sample k of a prompt meets sample k; a pair judge sees both orders. Lengths
-  are characters.
+  are characters. Where the judge is guarded, an answer that says nothing loses
+  to one that says something; two of them have no verdict.
 
   Args:
     section: of the judge.
@@ -89,6 +92,8 @@ def versus(
   )
   found = ask(section, where, candidates, path)
   chances = win_rate.of_matrices(as_wins(found))
+  if "judge/flagged" in found.metrics:
+    chances = forfeited(chances, nulls.flagged(candidates))
   won = win_rate.verdicts(chances)
   plain = win_rate.win_rate(won, clusters)
   sizes = np.array([[len(t) for t in own] for own in candidates.texts])
@@ -127,6 +132,19 @@ def versus(
     "columns": ["measure", names[0]],
     "rows": rows,
   }, numbers
+
+
+def forfeited(chances: np.ndarray, flagged: np.ndarray) -> np.ndarray:
+  """[n] P(first wins) where an answer that says nothing loses to the other.
+
+  Left out, it would be no harm to say nothing where the answer is hard.
+
+  Args:
+    chances: [n], NaN where no judge was asked.
+    flagged: bool [n, 2], see `nulls.flagged`.
+  """
+  one = flagged[:, 0] != flagged[:, 1]
+  return np.where(one, flagged[:, 1].astype(float), chances)
 
 
 def harmless(

@@ -70,6 +70,9 @@ def _judge(section, help_):
       holds=lambda v: 0 <= v <= 1,
       words="in [0, 1]",
     ),
+    f"{section}.guard": Field(
+      True, "leaves out answers that say nothing; False: they are short"
+    ),
   }
 
 
@@ -184,8 +187,11 @@ FIELDS: dict[str, Field] = {
   "rollout.max_batches": _at_least(
     1, 1, "draws until no prompt's scores are all equal (DAPO); 1: take all"
   ),
-  "rollout.importance_cap": _at_least(
-    0, 0.0, "truncated weights of trainer over sampler; 0: none"
+  "rollout.importance_cap": Field(
+    0.0,
+    "truncated weights of trainer over sampler; 0: none",
+    holds=lambda v: v == 0 or v >= 1,
+    words="0 or >= 1",
   ),
   "rollout.ahead": _at_least(
     0, 0, "rollouts drawn before their turn: off-policy steps, measured"

@@ -20,7 +20,9 @@
 
 A judge that writes is greedy when one reply is asked for, and samples at
 temperature 0.7, top-p 0.9 (methods.md 6.1) when `samples` are more. Judges read
-texts: their tokenizer need not be the policy's.
+texts: their tokenizer need not be the policy's. Judges that a language model
+answers are not asked about answers that say nothing, see `judges.nulls`, unless
+`guard` is False: where right answers are short by nature.
 """
 
 import collections
@@ -39,6 +41,7 @@ from xpo_jax.judges import (
   combine,
   constitution,
   function,
+  nulls,
   pairwise,
   rating,
   rules,
@@ -53,8 +56,8 @@ from xpo_jax.judges.candidates import (
 )
 from xpo_jax.judges.tally import Tally
 
-__all__ = ["DEFAULTS", "Built", "build", "check", "judged", "scores", "section",
-           "wins"]  # fmt: skip
+__all__ = ["DEFAULTS", "Built", "build", "check", "guarded", "judged", "scores",
+           "section", "wins"]  # fmt: skip
 REPLY = 256  # tokens that a local judge may write
 _HOT = {"temperature": 0.7, "top_p": 0.9}
 
@@ -62,13 +65,15 @@ _HOT = {"temperature": 0.7, "top_p": 0.9}
 class Built(NamedTuple):
   """A judge, or a pair judge: exactly one of the two is there.
 
-  `name` is the section's; `max_invalid` the share of replies that may be none.
+  `name` is the section's; `max_invalid` the share of replies that may be none;
+  `guard` says whether answers that say nothing are kept from it.
   """
 
   judge: Judge | None
   pairs: PairJudge | None
   name: str
   max_invalid: float
+  guard: bool = False
 
 
 def build(section: Mapping[str, Any], where: str) -> Built:
@@ -90,7 +95,8 @@ def build(section: Mapping[str, Any], where: str) -> Built:
   with judge_options.named(where):
     made = _BUILDERS[name](given)
   own = (None, made) if name in judge_options.PAIRS else (made, None)
-  return Built(*own, name, given["max_invalid"])
+  guard = given["guard"] and "guard" in judge_options.USES[name]
+  return Built(*own, name, given["max_invalid"], guard)
 
 
 def scores(built: Built) -> Judge:
@@ -101,6 +107,14 @@ def scores(built: Built) -> Judge:
 def wins(built: Built) -> PairJudge:
   """P(i beats j) [B, K, K]; of a judge of texts sigma(r_i - r_j)."""
   return built.pairs or combine.bradley_terry(built.judge)
+
+
+def guarded(built: Built, judge: Judge | PairJudge) -> Judge | PairJudge:
+  """The judge, not asked about answers that say nothing if `built` says so.
+
+  It looks at all prompts: a journal, which judges slices, goes inside.
+  """
+  return nulls.guarded(judge) if built.guard else judge
 
 
 def judged(

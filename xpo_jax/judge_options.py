@@ -31,28 +31,30 @@ DEFAULTS: dict[str, Any] = {
   "votes": 1,
   "samples": 3,
   "max_invalid": 0.1,
+  "guard": True,
 }
 TEMPLATES = ("auto", "plain", "chat")
 URL, KEY = "XPO_JUDGE_URL", "XPO_JUDGE_KEY"  # environment, of remote judges
 _MODEL = ("source", "template", "max_invalid")
+_ASKED = (*_MODEL, "guard")  # answered by a language model
 # Name -> the keys that it uses; others must keep their defaults.
 USES: dict[str, tuple[str, ...]] = {
   "reward_model": _MODEL,
   "implicit": (*_MODEL, "reference", "beta"),
   "preference_model": _MODEL,
-  "pairwise": _MODEL,
-  "rating": _MODEL,
-  "principles": (*_MODEL, "principles", "reason", "votes"),
-  "additive": (*_MODEL, "samples"),
-  "verdict_rating": (*_MODEL, "samples"),
-  "verdict_pair": _MODEL,
+  "pairwise": _ASKED,
+  "rating": _ASKED,
+  "principles": (*_ASKED, "principles", "reason", "votes"),
+  "additive": (*_ASKED, "samples"),
+  "verdict_rating": (*_ASKED, "samples"),
+  "verdict_pair": _ASKED,
   "sentiment": (),
   "length": ("source",),
   "format": ("source",),
   "exact_match": ("source",),
   "function": ("source", "max_invalid"),
-  "remote_rating": ("source", "samples", "max_invalid"),
-  "remote_pair": ("source", "max_invalid"),
+  "remote_rating": ("source", "samples", "max_invalid", "guard"),
+  "remote_pair": ("source", "max_invalid", "guard"),
 }
 # Those that compare two texts; the others score one.
 PAIRS = ("preference_model", "pairwise", "principles", "verdict_pair",

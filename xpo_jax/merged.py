@@ -214,10 +214,13 @@ def pieces(
 
   Yields:
     (theta_0 [n], deltas [K, n] of the sources as they are, theta [n]); entries
-    that no source changes are theta_0's own, to the bit.
+    that no source changes are theta_0's own, to the bit, unless SLERP turns the
+    weights themselves.
   """
-  recipe, weights = merge.recipe, merge.weights
+  recipe, weights, turned = merge.recipe, merge.weights, False
   arc = _arc(merge, place) if recipe.operator is Operator.SLERP else None
+  if arc is not None and recipe.space == "weights":
+    turned = tuple(arc) != (1.0 - recipe.t, recipe.t)
   for first, start, raw in _raw_pieces(merge, place):
     deltas = _dropped(merge, place, first, raw)
     match recipe.operator:
@@ -233,7 +236,8 @@ def pieces(
       case Operator.SLERP:
         origin = _origin(merge, start)
         theta = arc @ (start - origin + deltas) + origin
-    if recipe.normalise:  # else theta_0 counts sum_k w_k times
+    # Not normalised, theta_0 counts sum_k w_k times; turned, the sum of arc.
+    if recipe.normalise and not turned:
       theta = np.where(np.any(deltas != 0, axis=0), theta, start)
     yield start, raw, theta
 

@@ -23,6 +23,7 @@ from xpo_jax import (
   config,
   evaluation,
   held_out,
+  hosts,
   metrics,
   progress,
   report,
@@ -30,6 +31,7 @@ from xpo_jax import (
   train,
 )
 from xpo_jax.errors import checkpoint_error, usage_error
+from xpo_jax.evals import compare
 from xpo_jax.stages import generate, judge_examples, merge, revise
 
 PREFIX = "stage:"
@@ -76,8 +78,8 @@ def run(
   done = {}
   with stopping.at_once(), checkpoint.locked(workdir):
     for name in stages:
-      _link(workdir / name, digests[name], reuse)
-      _refuse_change(workdir / name, digests[name])
+      hosts.first(lambda: _link(workdir / name, digests[name], reuse))
+      hosts.first(lambda: _refuse_change(workdir / name, digests[name]))
     for number, (name, stage) in enumerate(stages.items(), 1):
       title = f"stage {number} of {len(stages)}: {name}"
       done[name] = _stage(title, stage, workdir / name, digests[name])
@@ -219,9 +221,10 @@ def _refuse_change(folder: Path, digest: str) -> None:
 
 def _stage(title: str, stage, folder: Path, digest: str) -> dict:
   path = folder / MANIFEST
-  manifest = {"digest": digest, "seconds": 0.0, "summary": None}
-  if path.exists():
-    manifest = json.loads(path.read_text())
+  fresh = {"digest": digest, "seconds": 0.0, "summary": None}
+  manifest = hosts.first(
+    lambda: json.loads(path.read_text()) if path.exists() else fresh
+  )
   if manifest["summary"] is not None:
     print(f"{title}: finished before, skipped")
     return manifest
@@ -231,7 +234,8 @@ def _stage(title: str, stage, folder: Path, digest: str) -> dict:
   began = time.monotonic()
   manifest["summary"] = kind(folder.name, stage).run(stage, folder)
   manifest["seconds"] = round(time.monotonic() - began, 1)
-  checkpoint.write_json(path, manifest)
+  # A later stage finds all files of this one, on whatever process.
+  hosts.first(lambda: checkpoint.write_json(path, manifest))
   return manifest
 
 
@@ -250,8 +254,9 @@ def _report(settings, stages, done, workdir: Path) -> Path:
   for manifest in done.values():
     tables += manifest["summary"].get("tables", [])
     samples += manifest["summary"].get("samples", [])
-  tables.append(_accuracies(done, workdir))
-  headline += _headline(done, tables[-1])
+  accuracies = _accuracies(done, workdir)
+  tables += [accuracies] if accuracies["rows"] else []
+  headline += _headline(done, accuracies)
   trained = {k: v for k, v in stages.items() if "method" in v}
   return report.write_report(
     workdir,
@@ -283,7 +288,7 @@ def _accuracies(done, workdir: Path) -> dict:
   for name in done:
     found = evaluation.held_out_accuracy(workdir / name)
     if found is not None:
-      rows.append([name, f"{found.mean:.3f} ± {found.se:.3f}", str(found.n)])
+      rows.append([name, compare.estimate_text(found), str(found.n)])
   return {
     "title": "Held-out pairs ranked as people ranked them",
     "columns": ["stage", "accuracy", "pairs"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xpo_jax import checkpoint, progress
+from xpo_jax import checkpoint, hosts, progress
 from xpo_jax.data import templates
 from xpo_jax.data.records import Prompt, TokenGroup
 from xpo_jax.pretrained import Pretrained
@@ -20,7 +20,8 @@ def sample_policy(
   kind = template_name(policy, settings.template)
   template = templates.make_template(policy.tokenizer, kind)
   ids = [template.prompt(g.prompt) for g in prompts]
-  if not path.exists():
+  rows = hosts.first(lambda: _kept(path))
+  if rows is None:
     rows, size = [], settings.prompts_at_once
     with progress.track(len(ids), f"samples, {name}") as task:
       for start in range(0, len(ids), size):
@@ -48,8 +49,6 @@ def sample_policy(
           )
         task.advance(n=len(part))
     checkpoint.write_text(path, "\n".join(map(json.dumps, rows)) + "\n")
-  else:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
   return [
     TokenGroup(
       id=g.id,
@@ -62,6 +61,13 @@ def sample_policy(
     )
     for g, p, row in zip(prompts, ids, rows, strict=True)
   ]
+
+
+def _kept(path: Path) -> list[dict] | None:
+  """The rows of an earlier try; None if there are none."""
+  if not path.exists():
+    return None
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def template_name(policy: Pretrained, name: str) -> str:

@@ -213,7 +213,9 @@ def print_table(
   table = Table(title=Text(plain(title, console)), title_justify="left")
   for number, column in enumerate(columns):
     table.add_column(
-      Text(plain(column, console)), justify="right" if number else "left"
+      Text(plain(column, console)),
+      justify="right" if number else "left",
+      overflow="fold",  # a name or number that is cut off may be another one
     )
   for row in rows:
     table.add_row(*(Text(plain(str(cell), console)) for cell in row))

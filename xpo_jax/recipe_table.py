@@ -1,7 +1,9 @@
 """Recipes side by side: what a method reached, how far it went, what it cost.
 
-A row is a dict with the key `recipe` and any of the keys of COLUMNS; what is
-missing or not finite stays empty. Pure functions, but for `write` and `show`.
+A row is a dict with the key `recipe` and any of the keys of COLUMNS: a number,
+or (value, low, high) with its 95% interval; what is missing or not finite stays
+empty. A row with `start` is where the others began and comes first. Pure
+functions, but for `write` and `show`.
 """
 
 import base64
@@ -30,10 +32,12 @@ class Column:
 
 COLUMNS = (
   Column("gold", "gold reward", "mean score", "+.3f"),
+  Column("change", "gold - SFT", "95% interval", "+.2f"),
   Column("reward", "reward model", "mean score", "+.3f"),
+  Column("accuracy", "accuracy", "share of held-out pairs", ".3f"),
   Column("kl", "KL to SFT", "nats / completion", ".2f"),
-  Column("length", "length", "tokens / completion", ".1f"),
-  Column("distinct_n", "distinct-n", "share of n-grams", ".3f"),
+  Column("length", "length", "words / completion", ".1f"),
+  Column("distinct_n", "distinct-2", "share of n-grams", ".3f"),
   Column("repetition", "repetition", "share of n-grams", ".3f"),
   Column("minutes", "time", "min", ".1f"),
 )
@@ -71,12 +75,13 @@ PAGE = """<!doctype html>
 
 
 def ordered(rows: Sequence[Row], by: str = "gold") -> list[Row]:
-  """Rows from the highest `by` to the lowest; those without it at the end."""
+  """The start, then from the highest `by` to the lowest, those without last."""
 
   def key(row):
     value = _number(row, by)
     missing = math.isnan(value)
-    return missing, 0.0 if missing else -value, str(row["recipe"])
+    place = 0.0 if missing else -value
+    return not row.get("start"), missing, place, str(row["recipe"])
 
   return sorted(rows, key=key)
 
@@ -131,7 +136,7 @@ def draw(rows: Sequence[Row], by: str = "gold") -> bytes:
   from xpo_jax import report_axes as paper  # loads matplotlib
 
   rows, columns = ordered(rows, by), _present(rows)
-  across = min(4, len(columns))
+  across = min(5, len(columns))
   down = math.ceil(len(columns) / across)
   size = (2.9 * across + 1.0, (0.7 + 0.24 * len(rows)) * down)
   figure, axes = paper.new_figure(down, across, size)
@@ -140,6 +145,7 @@ def draw(rows: Sequence[Row], by: str = "gold") -> bytes:
     places = range(len(rows))
     place.barh(places, [0.0 if math.isnan(v) else v for v in values],
                0.7, color=paper.COLOURS[0])  # fmt: skip
+    _whiskers(place, [_interval(row, column.key) for row in rows], paper.INK)
     names = [paper.literal(str(row["recipe"])) for row in rows]
     place.set_yticks(
       places, names if number % across == 0 else [""] * len(rows)
@@ -149,9 +155,11 @@ def draw(rows: Sequence[Row], by: str = "gold") -> bytes:
     room = 0.22 * (high - low)  # for the numbers beside the bars
     place.set_xlim(low - room if low < 0 else 0.0, high + room)
     for row, value in enumerate(values):
-      left = value < 0
-      place.text(0.0 if math.isnan(value) else value, row,
-                 f" {_text(rows[row], column) or 'n/a'} ", va="center",
+      left, ends = value < 0, _interval(rows[row], column.key)[1:]
+      end = min(value, *ends) if left else max(value, *ends)
+      shown = "n/a" if math.isnan(value) else f"{value:{column.form}}"
+      place.text(0.0 if math.isnan(value) else end, row,
+                 f" {shown} ", va="center",
                  ha="right" if left else "left", fontsize=7,
                  color=paper.INK)  # fmt: skip
     paper.style(place, column.title, column.unit, "")
@@ -160,6 +168,12 @@ def draw(rows: Sequence[Row], by: str = "gold") -> bytes:
   for place in axes[len(columns) :]:
     place.set_visible(False)
   return paper.png(figure)
+
+
+def _whiskers(place, intervals: Sequence[Sequence[float]], ink: str) -> None:
+  for row, (_, low, high) in enumerate(intervals):
+    if not (math.isnan(low) or math.isnan(high)):
+      place.plot([low, high], [row, row], color=ink, linewidth=0.8)
 
 
 def html(
@@ -216,11 +230,23 @@ def _present(rows: Sequence[Row]) -> list[Column]:
 
 
 def _number(row: Row, key: str) -> float:
-  value = row.get(key)
-  number = math.nan if value is None else float(value)  # type: ignore[arg-type]
-  return number if math.isfinite(number) else math.nan
+  return _interval(row, key)[0]
+
+
+def _interval(row: Row, key: str) -> list[float]:
+  """[value, low, high]; NaN where there is none."""
+  found = row.get(key)
+  parts = found if isinstance(found, Sequence) else [found]
+  numbers = [math.nan if x is None else float(x) for x in parts]
+  numbers = [x if math.isfinite(x) else math.nan for x in numbers]
+  return numbers + [math.nan] * (3 - len(numbers))
 
 
 def _text(row: Row, column: Column) -> str:
-  value = _number(row, column.key)
-  return "" if math.isnan(value) else f"{value:{column.form}}"
+  value, low, high = _interval(row, column.key)
+  if math.isnan(value):
+    return ""
+  shown, form = f"{value:{column.form}}", column.form
+  if math.isnan(low) or math.isnan(high):
+    return shown
+  return f"{shown} [{low:{form}}, {high:{form}}]"

@@ -214,7 +214,7 @@ def ai_judge(variant: str, name: str) -> dict:
 
 
 def constitutional(variant: str) -> dict:
-  """Stages `revisions` and `cai`, SFT on them."""
+  """Stages `revisions` and `cai`, SFT on them and on reviews by people."""
   tiny = variant == "tiny"
   revisions = dict(
     revisions=2,
@@ -229,6 +229,7 @@ def constitutional(variant: str) -> dict:
   )
   cai = train(variant, "sft", "stage:sft")
   cai.batch.prompts = 8  # many a revision is cut off, and is none
+  cai.aux.method, cai.aux.source, cai.aux.format = "sft", "films", "texts"
   on_rows(cai, "stage:revisions/data.jsonl", steps=12)
   return dict(revisions=revisions, cai=cai)
 
@@ -318,9 +319,18 @@ def evaluate(variant: str, policies: dict[str, str], reference: str = "sft"):
   )
 
 
+def _watch_reward(stages: dict[str, Any]) -> None:
+  """The evaluation asks the last reward model too, for gold to be compared."""
+  pointwise = lambda k: stages[k].method.name in ("rm_bt", "rm_kwise")
+  made = [k for k in stages if k.startswith("reward") and pointwise(k)]
+  if made and "evaluate" in stages:
+    stages["evaluate"]["rewards"].setdefault("reward", f"stage:{made[-1]}")
+
+
 def recipe(title: str, variant: str, stages: dict[str, Any], notes=()):
   """The whole config: sft, gold, then `stages` in their order."""
   every = {"sft": sft(variant), "gold": gold(variant), **stages}
+  _watch_reward(every)
   tiny = variant == "tiny"
   return ConfigDict(
     dict(

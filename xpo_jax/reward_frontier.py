@@ -32,7 +32,8 @@ def points(
 ) -> list[Point]:
   """Every policy, then the best of 2 .. K samples of the reference.
 
-  The KL of a policy is the mean of k1, 0 where that is negative by chance. The
+  The KL of a policy is the mean of k1, 0 where that is negative by chance, NaN
+  with a sample that has none: the policy is on no frontier and no curve. The
   best of n is chosen by each reward in turn, at KL ln n - (n - 1) / n; prompts
   with a sample that has no reward are left out.
 
@@ -46,7 +47,7 @@ def points(
   out = [
     Point(
       name,
-      float(np.sqrt(max(0.0, np.mean(own[kl])))),
+      float(np.sqrt(np.maximum(0.0, np.mean(own[kl])))),
       {reward: _mean(own[reward]) for reward in rewards},
     )
     for name, own in scores.items()
@@ -108,15 +109,18 @@ def _fits(found: Sequence[Point], reference: str) -> list[list[str]]:
   curves.append(("rl", own_of(""), "policies: d (a - b ln d)"))
   rows = []
   for kind, own, words in curves:
-    distances = [p.distance for p in own]
-    if len({d for d in distances if d > 0}) < FIT_POINTS:
+    cells = [_fitted(kind, own, start, reward) for reward in start.rewards]
+    if not any(cells):
       continue
-    cells = []
-    for reward in start.rewards:
-      gains = [p.rewards[reward] - start.rewards[reward] for p in own]
-      curve = over.fit(distances, gains, kind)
-      cells.append(
-        f"a {curve.a:.3f}, b {curve.b:.3f}, peak at d = {curve.peak:.2f}"
-      )
     rows.append([words, "", *cells])
   return rows
+
+
+def _fitted(kind: str, own: Sequence[Point], start: Point, reward: str) -> str:
+  """The curve through the points that have both numbers; "" for too few."""
+  pairs = [(p.distance, p.rewards[reward] - start.rewards[reward]) for p in own]
+  pairs = [both for both in pairs if np.isfinite(both).all()]
+  if len({d for d, _ in pairs if d > 0}) < FIT_POINTS:
+    return ""
+  curve = over.fit(*zip(*pairs, strict=True), kind)
+  return f"a {curve.a:.3f}, b {curve.b:.3f}, peak at d = {curve.peak:.2f}"

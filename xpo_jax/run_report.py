@@ -161,6 +161,7 @@ def _facts(config: Mapping, summary: Mapping) -> dict[str, str]:
 
 def _accuracy(folder: Path) -> list[dict]:
   from xpo_jax import evaluation
+  from xpo_jax.evals import compare
 
   found = evaluation.held_out_accuracy(folder)
   if found is None:
@@ -169,7 +170,7 @@ def _accuracy(folder: Path) -> list[dict]:
     {
       "title": "Held-out pairs ranked as the labels rank them",
       "columns": ["", "accuracy", "pairs"],
-      "rows": [["policy", f"{found.mean:.3f} ± {found.se:.3f}", str(found.n)]],
+      "rows": [["policy", compare.estimate_text(found), str(found.n)]],
     }
   ]
 

@@ -13,8 +13,10 @@ from xpo_jax.models.transformer import Places
 from xpo_jax.rollout import sampler
 from xpo_jax.types import TrainState
 
-TOLERANCE = 1e-4  # float32, nats a token
-LOOSE = 0.05  # bfloat16, nats a token
+TOLERANCE = 1e-4  # float32, nats: the largest of all tokens
+# bfloat16, nats: the mean of all tokens. Two right passes of a 135M model are
+# 0.04 apart in the mean and 0.3 at most; a wrong position makes it 1 or more.
+LOOSE = 0.15
 
 
 def run_checks(job, state: TrainState, batch, fresh: bool) -> None:
@@ -27,12 +29,11 @@ def run_checks(job, state: TrainState, batch, fresh: bool) -> None:
     fresh: step 0 of a run whose reference is the policy's own start.
   """
   exact = job.objective.model.dtype == "float32"
-  limit = TOLERANCE if exact else LOOSE
   rows = _data_rows(job)
   if fresh and not job.config.reference.source:
-    rows += _reference_rows(job, state, batch, limit)
+    rows += _reference_rows(job, state, batch, exact)
   if not job.objective.method.trains_reward:
-    rows.append(_sampler_row(job, state, limit))
+    rows.append(_sampler_row(job, state, exact))
   progress.print_checks(rows)
   failed = [row[0] for row in rows if not row[3]]
   if failed:
@@ -78,7 +79,16 @@ def _data_rows(job):
   return rows
 
 
-def _reference_rows(job, state, batch, limit):
+def _gap_row(which: str, gap, mask, exact: bool):
+  """The row on |differences| in nats of the tokens of mask."""
+  gap = gap[mask]
+  value = float(gap.max() if exact else gap.mean())
+  limit = TOLERANCE if exact else LOOSE
+  name = f"{'' if exact else 'mean '}|{which}| log-prob"
+  return (name, value, f"<= {limit:g}", value <= limit)
+
+
+def _reference_rows(job, state, batch, exact):
   objective = job.objective
   if "reference_logps" not in objective.method.needs(objective.settings):
     return []
@@ -87,16 +97,15 @@ def _reference_rows(job, state, batch, limit):
   def compare(params, frozen, batch):
     first = jax.tree.map(lambda a: a[0], batch)
     x = objective.score(params, frozen, first, 0, jax.random.key(0), False)
-    gap = jnp.where(
-      x.completion_mask, jnp.abs(x.policy_logps - x.reference_logps), 0.0
-    )
+    gap = jnp.abs(x.policy_logps - x.reference_logps)
     output = objective.loss(x, state.method_state, jax.random.key(0))
     value = jnp.sum(output.loss) / jnp.maximum(jnp.sum(output.weight), 1.0)
-    return jnp.max(gap), value, output.metrics
+    return gap, x.completion_mask, value, output.metrics
 
-  gap, loss, metrics = compare(state.params, job.frozen, batch)
-  gap = float(gap)
-  rows = [("|policy - reference| log-prob", gap, f"<= {limit:g}", gap <= limit)]
+  gap, mask, loss, metrics = compare(state.params, job.frozen, batch)
+  gap, mask = parallel.to_host(gap), parallel.to_host(mask)
+  rows = [_gap_row("policy - reference", gap, mask, exact)]
+  limit = TOLERANCE if exact else LOOSE / 3
   if objective.method.id == "dpo":  # others' rewards need not start at 0
     if _plain_dpo(objective.settings):
       off = abs(float(loss) - math.log(2))
@@ -111,7 +120,7 @@ def _plain_dpo(settings):
   return not (settings["offset"] or settings["nll_coef"])
 
 
-def _sampler_row(job, state, limit, count=4, new=8):
+def _sampler_row(job, state, exact, count=4, new=8):
   """Log-probs recorded while sampling against a teacher-forced pass."""
   prompts = [g.prompt for g in job.train.groups[:count]]
   width = -(-max(len(p) for p in prompts) // 16) * 16
@@ -144,6 +153,4 @@ def _sampler_row(job, state, limit, count=4, new=8):
   logps = parallel.to_host(teacher(weights, whole, place, drawn))
   mask = parallel.to_host(samples.mask)[:, 0]
   sampled = parallel.to_host(samples.sampler_logps)[:, 0]
-  gap = np.abs(logps - sampled)[mask].max()
-  name = "|sampler - trainer| log-prob"
-  return (name, float(gap), f"<= {limit:g}", bool(gap <= limit))
+  return _gap_row("sampler - trainer", np.abs(logps - sampled), mask, exact)

@@ -1,6 +1,6 @@
 """One training run: build, check, step, evaluate, checkpoint."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 import os
 from pathlib import Path
 import time
@@ -19,13 +19,13 @@ from xpo_jax import (
   progress,
   resume,
   run_report,
+  skipped,
   startup,
   stopping,
   watchdog,
 )
 from xpo_jax import job as jobs
 from xpo_jax.data import loader, packing, planning
-from xpo_jax.errors import numeric_error
 from xpo_jax.online import loop as online
 from xpo_jax.online import settings as online_settings
 from xpo_jax.step import make_train_step
@@ -260,7 +260,7 @@ def _loop(job, state, batches, meta, saver, writer, alive) -> TrainState:
       before = device_values
       state, device_values = step_fn(state, job.frozen, batch, *more)
       # Waits for the step before this one: one is always under way.
-      _check_finite(job, number, before)
+      skipped.check(job.config, number, before, _rows(job, number))
       alive()
       done = number + 1
       if done % config.log_every == 0 or done == job.steps:
@@ -285,7 +285,7 @@ def _loop(job, state, batches, meta, saver, writer, alive) -> TrainState:
         save()  # until it is on the disk, or has failed too often
       if stop and not last:
         raise stopping.error(stop, f"saved at step {done} of {job.steps}")
-  _check_finite(job, job.steps, device_values)
+  skipped.check(job.config, job.steps, device_values, _rows(job, job.steps))
   return state
 
 
@@ -293,22 +293,6 @@ def _held_out_losses(folder: Path) -> dict[int, float]:
   return dict(metrics.read_metrics(folder).get("eval/loss", ()))
 
 
-def _check_finite(job, step: int, values) -> None:
-  """Names the rows of a step that was skipped, and counts to the limit."""
-  skipped = int(values.get("optimizer/skipped", 0))
-  if not skipped:
-    return
-  ids = [job.train.groups[i].id for i in job.plan.order[step - 1]]
-  if jax.process_index() == 0:
-    more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
-    print(
-      f"warning: step {step} changed nothing, its loss or gradient is not "
-      f"finite; its rows: {', '.join(ids[:8])}{more}"
-    )
-  limit = job.config.optimizer.max_skipped
-  if skipped >= limit:
-    raise numeric_error(
-      f"{limit} steps in a row had a loss or gradient that is not finite; "
-      f"lower optimizer.learning_rate={job.config.optimizer.learning_rate} or "
-      "look at the data of these steps"
-    )
+def _rows(job, step: int) -> Callable[[], list[str]]:
+  """Ids of what a step read."""
+  return lambda: [job.train.groups[i].id for i in job.plan.order[step - 1]]

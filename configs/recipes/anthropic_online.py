@@ -14,21 +14,20 @@ round than after the first: its reward model knows the policy's own texts.
 from xpo_jax import config, recipes
 
 ROUNDS = 2
-SNAPSHOTS = (8, 16, 24)  # steps of PPO
+SNAPSHOTS = 3  # of a round's PPO, evenly
 
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  stages, policies = {}, {}
+  stages, policies, snapshots = {}, {}, []
   for n in range(1, ROUNDS + 1):
     reward = recipes.reward(variant)
     if n > 1:
       more = (f"stage:pairs{n - 1}/data.jsonl",) if n > 2 else ()
-      before = f"stage:ppo{n - 1}"
       stages[f"pairs{n}"] = recipes.generate(
         variant,
         "tournament",
-        ("stage:sft", *(f"{before}@{step}" for step in SNAPSHOTS)),
+        ("stage:sft", *snapshots),
         judge=dict(name="reward_model", source="stage:gold"),
         also=more,
       )
@@ -36,7 +35,10 @@ def get_config(arg: str = ""):
       recipes.and_films(reward)
     name = f"reward{n}" if n > 1 else "reward"
     ppo = recipes.ppo(variant, f"stage:{name}", kl_coef=0.001)
-    ppo.train.keep = len(SNAPSHOTS)
+    every = ppo.train.steps // SNAPSHOTS
+    ppo.train.save_every, ppo.train.keep = every, SNAPSHOTS
+    steps = range(every, ppo.train.steps + 1, every)
+    snapshots = [f"stage:ppo{n}@{step}" for step in steps]
     stages |= {name: reward, f"ppo{n}": ppo}
     policies[f"round {n}"] = f"stage:ppo{n}"
   stages["evaluate"] = recipes.evaluate(variant, policies)

@@ -7,8 +7,10 @@ Paper: https://arxiv.org/abs/2212.08073 (section 4)
 After the stages of cai_sl.py, the start model says which of two samples keeps a
 principle better, (A) or (B); P is a soft label. The reward model learns from
 these and, half of every step, from people's pairs, as the paper mixes harmless
-and helpful; then PPO. Expect the reward to rise, and gold for the people's
-half. A tiny model cannot judge: there the judge is a word list.
+and helpful; then PPO with a tiny KL penalty. `judge.reason=True` of stage pairs
+lets the judge reason first and cuts its P to [.4, .6]. Expect the reward to
+rise, and gold for the people's half. A tiny model cannot judge: there the judge
+is a word list.
 """
 
 from xpo_jax import config, recipes
@@ -28,7 +30,7 @@ def get_config(arg: str = ""):
   reward = recipes.on_rows(
     recipes.reward(variant), "stage:pairs/data.jsonl", steps=20
   )
-  ppo = recipes.ppo(variant, kl_coef=0.02)
+  ppo = recipes.ppo(variant, kl_coef=0.001)
   ppo.model.source = "stage:cai"
   stages = recipes.constitutional(variant) | dict(
     pairs=pairs,

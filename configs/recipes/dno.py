@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
 
   def draw(policy):
-    return recipes.generate(
+    stage = recipes.generate(
       variant,
       "large_margin",
       (policy,),
@@ -26,6 +26,8 @@ def get_config(arg: str = ""):
       gold=True,
       min_margin=0.5,
     )
+    stage.data.format = "lists"  # whose means tell the best review
+    return stage
 
   def learn(policy):
     return recipes.iterate(variant, "dpo", policy, beta=0.1)

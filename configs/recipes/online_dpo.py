@@ -6,9 +6,9 @@ Paper: https://arxiv.org/abs/2402.04792
 
 Samples are drawn at temperature .9 and ordered by the reward model (the paper
 asks a language model: --config.stages.online_dpo.judge.name=pairwise); the
-reference stays the SFT policy. `:smollm,loss=ipo` is IPO on the same samples.
-Expect the reward and gold to rise, and `rewards/accuracy` to stay near 1/2:
-pairs are never seen twice.
+reference stays the SFT policy. `:smollm,loss=ipo` is IPO with the paper's tau
+of 1, which wants half a nat between the two. Expect the reward and gold to
+rise, and `rewards/accuracy` to stay near 1/2: pairs are never seen twice.
 """
 
 from xpo_jax import config, recipes
@@ -17,7 +17,8 @@ from xpo_jax import config, recipes
 def get_config(arg: str = ""):
   chosen = config.parse_arg(arg, variant=recipes.VARIANTS, loss=("dpo", "ipo"))
   variant = chosen.variant
-  online = recipes.online(variant, chosen.loss)
+  scale = {"tau": 1.0} if chosen.loss == "ipo" else {"beta": 0.1}
+  online = recipes.online(variant, chosen.loss, **scale)
   online.rollout.select, online.rollout.completions = "best_worst", 2
   online.rollout.temperature = 0.9
   online.batch.prompts *= 2

@@ -36,8 +36,8 @@ def get_config(arg: str = ""):
       else (),
     )
     dpo = recipes.train(variant, "dpo", newest if previous else "stage:sft")
-    stages[f"dpo{n}"] = recipes.on_rows(
-      dpo, f"stage:pairs{n}/data.jsonl", steps=8 * n
+    stages[f"dpo{n}"] = recipes.on_rows(  # as many passes in every round
+      dpo, f"stage:pairs{n}/data.jsonl", steps=8 if previous else 8 * n
     )
     newest = f"stage:dpo{n}"
   policies = {f"round {n}": f"stage:dpo{n}" for n in range(1, ROUNDS + 1)}

@@ -4,10 +4,11 @@ Paper: https://arxiv.org/abs/2203.02155 (section 3.5)
 
     xpo run --config=configs/recipes/reward_model.py:smollm --workdir=runs/rm
 
-`loss=rm_kwise`, `rm_negative` or `rm_token` is another loss on the same films.
-The evaluation lets both models choose the best of 2 to 8 samples of the SFT
-policy. Expect both to rank over 60% of held-out pairs as people did, and the
-best by one model to be good by the other as well.
+`loss=rm_kwise` or `rm_token` is another loss on the same films; `rm_negative`
+has only reviews that people disliked, and samples of the SFT policy stand for
+the good. The evaluation lets both models choose the best of 2 to 8 samples of
+the SFT policy. Expect both to rank over 60% of held-out pairs as people did
+(not rm_negative), and the best by one model to be good by the other as well.
 """
 
 from xpo_jax import config, recipes
@@ -27,4 +28,9 @@ def get_config(arg: str = ""):
     labelled="" if variant == "tiny" else "films",
   )
   stages = dict(reward=reward, evaluate=evaluate)
+  if chosen.loss == "rm_negative":
+    samples = recipes.generate(variant, "self_samples", completions=4, judge={})
+    samples.data.format = "binary"
+    recipes.on_rows(reward, "stage:samples/data.jsonl")
+    stages = dict(samples=samples, **stages)
   return recipes.recipe("reward model", variant, stages)

@@ -7,8 +7,8 @@ Paper: https://arxiv.org/abs/2403.19270
 The film pairs, shuffled by the seed, are cut into 2 chunks without common
 pairs. Step t starts from step t - 1 and has it as its reference, so every step
 begins at log 2; optimizer and schedule begin anew. The paper takes easy data
-first: --config.stages.dpo1.data.min_gap=2. Expect gold to rise at both steps,
-and more KL to SFT than one step of DPO has.
+first: --config.stages.dpo1.data.min_gap=2 (a pair may then be in both chunks).
+Expect gold to rise at both steps, and more KL to SFT than one step of DPO has.
 """
 
 from xpo_jax import config, recipes

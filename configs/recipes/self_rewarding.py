@@ -7,7 +7,7 @@ Paper: https://arxiv.org/abs/2401.10020
 First SFT on review sentences and on examples of judging (raters' means as 0..5
 points); then rounds of 4 samples at temperature .7, 3 replies of the same model
 as judge for each, and DPO on the best and the worst against it. Prompts are
-further films; the paper writes its own (data/new_prompts.py). `judge=rating`
+further films; the paper has a model write them. `judge=rating`
 takes the expected rating instead of replies: much faster. `:tiny` cannot judge:
 its log-ratio to the SFT policy takes the place of points. Expect a gap between
 the scores of pairs; 135M parameters judge badly.

@@ -192,6 +192,14 @@ ROWS = {
   ),
   "lengths": (scored(scores=[1, 2, 3]), "2 completions but 3 scores"),
   "D38": ({**GOOD, "margin": -0.5}, "margin -0.5 is negative; want >= 0"),
+  "ended": (
+    {**GOOD, "ended": [True]},
+    "ended is [True]; want a list of 2 true or false",
+  ),
+  "ended-number": (
+    {"prompt": "p", "completion": "c", "ended": 1},
+    "ended is 1; want true or false",
+  ),
 }
 
 

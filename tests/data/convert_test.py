@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from xpo_jax.data import convert
@@ -103,6 +105,15 @@ def test_a_mismatched_partner_is_of_another_prompt(sizes, seed):
     assert twin.feedback == (1.0, 0.0)
   partners = sorted(t.completions[1] for t in twins)
   assert partners == sorted(r.completions[0] for r in rows)
+
+
+def test_a_partner_keeps_its_end():
+  first, second = rows_of(1, 1)
+  cut = dataclasses.replace(second, ended=(False,))
+  one, two = convert.add_mismatched_partner([first, cut], 0)
+  assert (one.ended, two.ended) == ((True, False), (False, True))
+  for twin in convert.add_mismatched_partner([first, second], 0):
+    assert twin.ended == ()
 
 
 def test_partners_depend_on_the_seed():

@@ -12,6 +12,7 @@ from xpo_jax.types import Feedback
 
 USER = {"role": "user", "content": "Name a colour."}
 BLUE = {"role": "assistant", "content": "Blue."}
+ORDER = Feedback.ORDER
 SEVEN = {"role": "assistant", "content": "Seven."}
 ASKED = (Message("user", "Name a colour."),)
 
@@ -110,6 +111,20 @@ def test_margin_scores_labels_and_demonstrations():
     assert (row.kind, row.feedback) == (Feedback.BINARY, (value,))
   shown = parse(prompt="p", completion="c")
   assert (shown.kind, shown.feedback) == (Feedback.DEMONSTRATION, (1.0,))
+
+
+def test_a_row_may_say_which_of_its_texts_were_cut_off():
+  row = {"prompt": "Q:", "chosen": " x", "rejected": " y"}
+  assert parse(**row, ended=[True, False]).ended == (True, False)
+  for all_ended in ({}, {"ended": None}, {"ended": [True, True]}):
+    assert parse(**row, **all_ended) == pair("Q:", " x", " y")
+  assert parse(prompt="Q:", completion="a", ended=False).ended == (False,)
+  assert parse(text="a", ended=False).ended == (False,)
+  assert parse(prompt="Q:", ended=False).ended == ()  # nothing there to end
+  row = {"prompt": "Q:", "completions": ["a", "b", "c"], "scores": [1, 3, 2]}
+  group = parse(**row, ended=[False, True, False])
+  assert group.ended == (False, True, False)
+  assert group.pick((1, 2), (1, 0), ORDER, "x").ended == (True, False)
 
 
 def test_messages_train_on_the_last_assistant_turn():

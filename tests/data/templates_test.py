@@ -171,6 +171,20 @@ def test_d24_d25_completions_are_cut_on_the_right_each_by_its_own_budget():
   assert got.ended == (False, True)
 
 
+def test_a_text_that_was_cut_off_gets_no_end():
+  group = dataclasses.replace(pair(" Q:", " abcd", " ab"), ended=(True, False))
+  (got,), account = templates.tokenize([group], BYTES, "plain", 64, 4)
+  assert [c.tolist() for c in got.completions] == [ids(" abc"), ids(" ab")]
+  assert got.ended == (False, False)
+  assert account.notes == {"truncated_completion": 1, "unended_completion": 1}
+  group = dataclasses.replace(group, ended=(False, True))
+  (got,), account = templates.tokenize([group], BYTES, "plain", 64, 64)
+  assert got.completions[0].tolist() == ids(" abcd")
+  assert got.completions[1].tolist() == [*ids(" ab"), END]
+  assert got.ended == (False, True)
+  assert account.notes == {"unended_completion": 1}
+
+
 def test_d23_overlong_prompts_are_dropped_or_cut_on_the_left():
   good = [pair(id=f"f:{i}") for i in range(9)]
   kept, account = account_of(*good, pair("12345"))

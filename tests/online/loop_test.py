@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import types
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from tests import runs
 from xpo_jax import checkpoint, train
-from xpo_jax.online import rollout
+from xpo_jax.online import loop, rollout
 
 STEPS, P, K, NEW = 6, 8, 4, 12
 ONE = {
@@ -164,6 +165,22 @@ def test_what_stays_on_the_disk(ran):
       assert int(name[:6]) >= oldest
     assert not name.endswith(".part")
   assert summary["stopped"] == "" and summary["method"] == "rloo"
+
+
+def test_a_skipped_step_leaves_the_average_alone():
+  """Not finite: like parameters and moments it stays as it is, bit by bit."""
+  state = types.SimpleNamespace(
+    params={"policy": np.float32(3.0)}, ema_params=np.float32(1.0)
+  )
+  state.replace = lambda **new: types.SimpleNamespace(**vars(state) | new)
+  average = lambda ema, policy: 0.5 * ema + 0.5 * policy
+  after = lambda skipped: loop._averaged(
+    state, average, {"optimizer/skipped": skipped}
+  )
+  assert after(0.0).ema_params == 2.0
+  assert after(1.0) is state
+  state.ema_params = None
+  assert after(0.0) is state
 
 
 @pytest.mark.slow

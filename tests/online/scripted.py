@@ -39,6 +39,12 @@ def score(prompts, texts):
   return [min(20, len(t)) / 10 + 0.01 * len(set(t)) for t in texts]
 
 
+def refuse(prompts, texts):
+  """A judge that raises, on whatever process it is asked."""
+  _log("refuse")
+  raise ValueError("no verdict")
+
+
 def end():
   """The process is killed; in the test's own, `Broken` is raised."""
   if os.environ.get("XPO_TEST_KILL"):

@@ -48,12 +48,20 @@ def test_every_way_to_select_says_what_the_loss_gets():
 
 
 def test_a_run_on_fixed_data_is_not_looked_at(tmp_path):
-  fixed = changed(tmp_path, rollout__completions=0, rollout__prompts=7)
+  fixed = changed(
+    tmp_path, "dpo", rollout__completions=0, judge__name="", judge__source=""
+  )
   assert not settings.is_online(fixed)
-  settings.check(fixed, methods.get("rloo"), {})
+  settings.check(fixed, methods.get("dpo"), {})
 
 
 PAIR = {"rollout__select": "against_pair", "rollout__completions": 1}
+AGAINST = {"rollout__select": "against", "rollout__opponent": "mixture"}
+NO_JUDGE = {
+  "judge__name": "",
+  "judge__source": "",
+  "rollout__token_rewards": "run",
+}
 REFUSED = {
   "no multiple": (
     "rloo",
@@ -115,6 +123,11 @@ REFUSED = {
     {"rollout__select": "best_worst", "rollout__importance_cap": 2.0},
     "rollout.importance_cap=2.0: dpo has no advantages",
   ),
+  "weights below their mean": (
+    "grpo",
+    {"rollout__importance_cap": 0.5},
+    "rollout.importance_cap=0.5 must be 0 or >= 1",
+  ),
   "long rows": (
     "rloo",
     {"batch__row_length": 47},
@@ -138,6 +151,108 @@ REFUSED = {
   ),
   "a budget": ("rloo", {"rollout__kl_budget": 3.0}, "set train.eval_every"),
   "patience": ("rloo", {"rollout__patience": 2}, "set train.eval_every"),
+  "samples of nothing": (
+    "dpo",
+    {"rollout__completions": 0, "rollout__select": "best_worst"},
+    "rollout.select='best_worst' is of samples, but rollout.completions=0",
+  ),
+  "a judge of nothing": (
+    "dpo",
+    {"rollout__completions": 0},
+    "judge.name='length' is of samples, but rollout.completions=0",
+  ),
+  "a model that compares": (
+    "rm_pairwise",
+    {"rollout__select": "best_worst"},
+    "trains a reward model",
+  ),
+  # Each of these trained, on numbers that meant something else.
+  "chances against another": (
+    "dpo",
+    AGAINST | {"rollout__completions": 2},
+    "dpo compares the two samples of a prompt; use against_pair",
+  ),
+  "an opponent's sample as one's own": (
+    "nash_md",
+    PAIR | {"rollout__opponent": "mixture"},
+    "nash_md would take it for the policy's; use against",
+  ),
+  "away from one's own sample": (
+    "xpo",
+    {"rollout__select": "best_worst"},
+    "xpo moves away from the second sample, which must be the reference's",
+  ),
+  "away from the average": (
+    "xpo",
+    PAIR | {"rollout__opponent": "ema"},
+    "rollout.opponent='ema': xpo moves away from",
+  ),
+  "never decided, alone": (
+    "reinforce_pp",
+    {"rollout__completions": 1, "rollout__max_batches": 2},
+    "with rollout.completions=1 and judge.name='length' all are",
+  ),
+  "never decided, unjudged": (
+    "ppo",
+    NO_JUDGE | {"rollout__max_batches": 2},
+    "and judge.name='' all are",
+  ),
+  "penalties on chances": (
+    "nash_md",
+    AGAINST | {"rollout__missing_eos_penalty": 1.0},
+    "rollout.missing_eos_penalty=1.0 changes scores",
+  ),
+  "always too long": (
+    "dapo",
+    {"rollout__overlong_buffer": 9},
+    "rollout.overlong_buffer=9 exceeds data.max_completion_length=8",
+  ),
+  "twice without a ratio": (
+    "rloo",
+    {"rollout__epochs": 2},
+    "2 steps on one rollout: only the first is on samples of the policy that "
+    "it changes, and rloo has no importance ratio here; set rollout.prompts=0 "
+    "and rollout.epochs=1 or set method.clip_low and method.clip_high",
+  ),
+  "minibatches without a ratio": (
+    "nash_md",
+    AGAINST | {"rollout__prompts": 16},
+    "nash_md has no importance ratio here; set rollout.prompts=0 and rollout."
+    "epochs=1",
+  ),
+  "a share of nobody": (
+    "nash_ema",
+    AGAINST | {"rollout__opponent": "ema", "rollout__mix": 0.5},
+    "rollout.mix=0.5 is of rollout.opponent='mixture', this is 'ema'",
+  ),
+  "an average of nobody": (
+    "rloo",
+    {"rollout__ema_decay": 0.9},
+    "rollout.ema_decay=0.9 is of rollout.opponent='ema'",
+  ),
+  "a budget without a reference": (
+    "rloo",
+    {
+      "method__beta": 0.0,
+      "rollout__kl_budget": 3.0,
+      "train__eval_every": 1,
+    },
+    "rollout.kl_budget=3.0: rloo uses no reference",
+  ),
+  "a budget without prompts": (
+    "rloo",
+    {
+      "data__eval_source": "",
+      "rollout__kl_budget": 3.0,
+      "train__eval_every": 1,
+    },
+    "look at held-out prompts, and there are none; set data.eval_source",
+  ),
+  "a gold judge without prompts": (
+    "rloo",
+    {"data__eval_source": "", "gold__name": "length", "gold__source": "2-4"},
+    "gold.name, rollout.kl_budget and rollout.patience look at held-out",
+  ),
   "patience with what": (
     "rloo",
     {"rollout__patience": 2, "train__eval_every": 1},
@@ -164,19 +279,19 @@ def test_what_has_no_meaning_is_one_line(tmp_path, name):
     ("ppo", {"rollout__completions": 1}),
     ("dpo", {"rollout__select": "best_worst"}),
     ("rloo", {"batch__row_length": 48}),
+    ("nash_md", AGAINST | {"rollout__mix": 0.5}),
+    (
+      "rloo",
+      {"rollout__epochs": 2, "method__clip_low": 0.2, "method__clip_high": 0.2},
+    ),
+    ("dapo", {"rollout__overlong_buffer": 8, "rollout__max_batches": 2}),
+    # The opponent is the reference, whatever the loss needs.
     (
       "nash_md",
-      {"rollout__select": "against", "rollout__opponent": "mixture"},
+      AGAINST | {"method__tau": 0.0, "reference__source": "runs/sft"},
     ),
     ("xpo", PAIR | {"rollout__opponent": "reference"}),
-    (
-      "ppo",
-      {
-        "judge__name": "",
-        "judge__source": "",
-        "rollout__token_rewards": "run",
-      },
-    ),
+    ("ppo", NO_JUDGE),
   ],
 )
 def test_what_has_a_meaning_is_let_through(tmp_path, method, changes):

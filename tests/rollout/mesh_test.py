@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from flax import linen as nn
 import jax
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -16,6 +17,7 @@ from xpo_jax.rollout import refill, sampler
 pytestmark = pytest.mark.slow  # a program a mesh
 MODEL = Model(dataclasses.replace(tiny.CONFIG, layers=1))
 HOW = sampler.Sampling(completions=2, max_new_tokens=6, eos_id=3)
+LORA = dataclasses.replace(MODEL, lora=(4, 2.0))
 KEY = jax.random.key(5)
 
 
@@ -75,3 +77,35 @@ def test_refill(shape, lanes, alone):
     MODEL, weights, *prompts(8), KEY, HOW, layout
   )
   assert_same(on_mesh(shape, ask)[0], alone)
+
+
+@pytest.fixture(scope="module")
+def factors():
+  """Low-rank factors of one's own size: neither of a pair is zero."""
+  made = nn.unbox(lm.init_lora(LORA, KEY))
+  noise = np.random.default_rng(2)
+  draw = lambda x: noise.normal(0, 0.3, x.shape).astype(np.float32)
+  return jax.tree.map(draw, made)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
+def test_low_rank_factors(shape, factors, alone):
+  """Shards of the policy's factors; gathered before the loops, on devices."""
+  layout = refill.Layout(slots=3, lanes=shape[0] * shape[1], chunk=4)
+  params, asked = tiny.params(model=MODEL), (*prompts(8), KEY, HOW)
+  one = sampler.generate(LORA, Weights({}, params, factors), *asked)
+  assert np.any(one.tokens != alone.tokens)  # they say something
+  mesh = parallel.make_mesh(*shape, jax.devices())
+  with parallel.use(mesh):
+    placed = parallel.put_params(mesh, params, lm.specs(MODEL))
+    put = parallel.put_params(mesh, factors, lm.lora_specs(LORA))
+    down = put["blocks"]["mlp"]["gate_down"]  # [layers, embed, rank]
+    assert down.sharding.spec == PartitionSpec(None, "fsdp", None)
+    weights = Weights({}, placed, put)
+    program = refill.generate.lower(LORA, weights, *asked, layout)
+    found, _ = refill.generate(LORA, weights, *asked, layout)
+  assert_same(found, one)
+  if shape[2] == 1:  # else drawn tokens are gathered as well, at each step
+    text = program.compile().as_text()
+    once = text.partition("\nENTRY ")[2].count(" all-gather(")
+    assert text.count(" all-gather(") == once > 0

@@ -109,8 +109,14 @@ def test_rows_are_the_best_and_the_worst_of_the_samples(whole):
       wanted.append(
         {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
       )
+      ended = [row["ended"][high], row["ended"][low]]
+      if not all(ended):  # else there is no such column
+        wanted[-1]["ended"] = ended
   assert lines(folder / "data.jsonl") == wanted
   groups, account = load.load_groups(str(folder / "data.jsonl"))
+  found = [tuple(row.get("ended", ())) for row in wanted]
+  assert [g.ended for g in groups] == found
+  assert {True, False} <= set(sum(found, ()))
   assert len(groups) == account.read == len(wanted)
   assert {g.kind for g in groups} == {Feedback.ORDER}
 
@@ -463,6 +469,25 @@ def test_the_data_s_own_best_and_worst(kind, feedback, wanted):
   texts = tuple("abc"[: len(feedback)])
   group = Group("f:1", "Q:", texts, feedback, kind)
   assert drawing.own_extremes(group) == wanted
+
+
+def test_of_rows_with_scores_the_best_of_all_counts(tmp_path):
+  row = lambda texts, scores: {
+    "prompt": "Q:",
+    "completions": list(texts),
+    "scores": scores,
+  }
+  both = [row("ab", [1, 0]), row("cde", [2, 5, -1]), row("fg", [5, -1])]
+  data = generate.section(
+    data={"source": str(runs.write(tmp_path / "r.jsonl", both))}
+  ).data
+  assert drawing._own_texts(data) == ({"Q:": "d"}, {"Q:": "e"})
+  # Pairs do not say how far apart they are from others: the first one's.
+  pairs = [
+    {"prompt": "Q:", "chosen": a, "rejected": b} for a, b in ("ab", "cd")
+  ]
+  runs.write(tmp_path / "r.jsonl", pairs)
+  assert drawing._own_texts(data) == ({"Q:": "a"}, {"Q:": "b"})
 
 
 # Refusals, before anything starts.

@@ -1,5 +1,6 @@
 """Scores and win rates written by hand; the rows they must become."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -267,6 +268,33 @@ def test_rows_are_read_as_they_are_meant(layout, prompt):
   assert list(group.completions) == texts + [rejected] * (layout == "samples")
   assert group.kind is rows.FEEDBACK[layout]
   assert rows._written(layout, group) == row
+
+
+@pytest.mark.parametrize("layout", MADE)
+def test_rows_say_which_texts_were_cut_off(layout):
+  texts, values, rejected, _ = MADE[layout]
+  ended = (False, True, True)[: len(texts) + (layout == "samples")]
+  row = rows.make_row(layout, "Q:", texts, values, rejected, ended)
+  group = formats.parse(row, formats.detect(set(row), row), "f:1")
+  assert group.ended == ended
+  assert rows._written(layout, group) == row
+  whole = rows.make_row(layout, "Q:", texts, values, rejected, [True] * 2)
+  assert whole == rows.make_row(layout, "Q:", texts, values, rejected)
+
+
+def test_what_is_selected_keeps_its_end():
+  own = judged([("a", "b", "c")], [(1, 3, 2)])
+  ended = np.array([[False, True, True]])
+  own = own._replace(
+    candidates=dataclasses.replace(own.candidates, ended=ended)
+  )
+  (((row,),), *_) = selection.choose("best_worst", own)
+  assert row == pair(0, "b", "a") | {"ended": [True, False]}
+  (((row,),), *_) = selection.choose("best_of_n", own)
+  assert row == {"prompt": "p0:", "completion": "b"}
+  own = own._replace(rejected=("d",))
+  (((row,),), *_) = selection.choose("self_samples", own)
+  assert row["ended"] == [False, True, True, True]  # people's last
 
 
 def test_a_text_that_looks_like_a_dialogue_is_still_an_answer():

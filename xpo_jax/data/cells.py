@@ -26,7 +26,29 @@ def group(row, row_id, prompt: Prompt, texts, feedback, kind) -> Group | str:
     return "identical"
   if len(texts) > 1 and len(set(stripped)) == 1:
     return "identical_after_trunc"
-  return Group(row_id, prompt, tuple(texts), tuple(feedback), kind)
+  return Group(
+    row_id,
+    prompt,
+    tuple(texts),
+    tuple(feedback),
+    kind,
+    ended=ended(row, len(texts)),
+  )
+
+
+def ended(row: dict, count: int) -> tuple[bool, ...]:
+  """The optional column `ended`: a bool a completion, in the group's order.
+
+  A sole completion has a bool. No column, null and all True are ().
+  """
+  value = row.get("ended")
+  if value is None or not count:
+    return ()
+  found = value if isinstance(value, list) else [value]
+  if len(found) != count or not all(isinstance(v, bool) for v in found):
+    want = "true or false" if count == 1 else f"a list of {count} true or false"
+    raise BadRow("bad_ended", f"ended is {value!r:.40}; want {want}")
+  return () if all(found) else tuple(found)
 
 
 def says_nothing(text: str) -> bool:

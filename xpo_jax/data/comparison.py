@@ -58,4 +58,5 @@ def _comparison(group: Group, swap: bool) -> Group:
     prompt=question(group.prompt, *shown),
     completions=tuple(ANSWERS[place] for place in order),
     ratings=(),
+    ended=(),
   )

@@ -122,15 +122,18 @@ def add_mismatched_partner(groups: list[Group], seed: int) -> list[Group]:
   # prompt leaves none with its own, since no prompt has more than half.
   ring = [i for rows in by_prompt.values() for i in rows]
   lent = dict(zip(ring, np.roll(ring, -largest).tolist(), strict=True))
-  return [
-    dataclasses.replace(
-      g,
-      completions=(g.completions[0], groups[lent[i]].completions[0]),
-      feedback=(g.feedback[0], 0.0),
-      ratings=(),
-    )
-    for i, g in enumerate(groups)
-  ]
+  return [_mismatched(g, groups[lent[i]]) for i, g in enumerate(groups)]
+
+
+def _mismatched(group: Group, partner: Group) -> Group:
+  ended = (group.ended or (True,)) + (partner.ended or (True,))
+  return dataclasses.replace(
+    group,
+    completions=(group.completions[0], partner.completions[0]),
+    feedback=(group.feedback[0], 0.0),
+    ratings=(),
+    ended=() if all(ended) else ended,
+  )
 
 
 _ROUTES: dict[tuple[Feedback, Feedback], Callable] = {

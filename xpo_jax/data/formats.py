@@ -8,7 +8,8 @@ from xpo_jax.data.records import BadRow, Group
 from xpo_jax.errors import data_error, usage_error
 
 # The first layout whose columns are all there is the one: those with more
-# columns come before those with a part of them.
+# columns come before those with a part of them. Any of them may have `ended`
+# besides, see `cells.ended`.
 COLUMNS = {
   "pairs": ("prompt", "chosen", "rejected"),
   "dialogues": ("chosen", "rejected"),

@@ -266,7 +266,8 @@ def document(row: dict, row_id: str, notes: Notes) -> Group | str:
     raise BadRow("bad_text", f"text is {text!r:.40}; want a text")
   if cells.says_nothing(text):
     return "empty"
-  return Group(row_id, DOCUMENT, (text,), (1.0,), Feedback.DEMONSTRATION)
+  kind, ended = Feedback.DEMONSTRATION, cells.ended(row, 1)
+  return Group(row_id, DOCUMENT, (text,), (1.0,), kind, ended=ended)
 
 
 def _where(a, b) -> str:

@@ -41,7 +41,8 @@ class Group:
   `id` is "file:row" (1-based) or "film/...": it names the row in messages and
   accounts. `cluster` groups correlated rows in statistics ("" = its own).
   `steps` and `ratings`, where there are any, have one entry a completion; the
-  texts of its steps joined are the completion.
+  texts of its steps joined are the completion. `ended` is False where a sample
+  was cut off at a limit of tokens: its end is not known; () is all True.
   """
 
   id: str
@@ -52,6 +53,7 @@ class Group:
   cluster: str = ""
   steps: tuple[tuple[Step, ...], ...] = ()
   ratings: tuple[tuple[float, ...], ...] = ()  # raw, one number a rater
+  ended: tuple[bool, ...] = ()
 
   def pick(
     self,
@@ -70,6 +72,7 @@ class Group:
       kind=kind,
       steps=own(self.steps),
       ratings=own(self.ratings),
+      ended=own(self.ended),
     )
 
 

@@ -90,8 +90,9 @@ def tokenize(
   A longer prompt is dropped, or cut from the left once for its whole group
   (BOS stays). A longer completion is cut on the right and is then not ended; a
   solution is cut after its last whole step, and dropped when no labelled step
-  is left. A document follows BOS, or EOS where the model has no BOS, and ends
-  with EOS under either template.
+  is left. A completion whose row says that it is not ended gets no end token. A
+  document follows BOS, or EOS where the model has no BOS, and ends with EOS
+  under either template.
 
   Args:
     groups: of one kind of feedback.
@@ -104,7 +105,8 @@ def tokenize(
 
   Returns:
     the token groups and the account of these groups; notes count groups with
-    a truncated_prompt or truncated_completion. Groups with steps carry the
+    a truncated_prompt or truncated_completion, and those in which a row says
+    that one is not ended (unended_completion). Groups with steps carry the
     column token_feedback: the label at the last token of every labelled step,
     NaN elsewhere. A list of self samples that is shorter than the longest has
     absent ones before its rejected completion, which is last in all.
@@ -142,7 +144,9 @@ def tokenize(
     if isinstance(done, str):
       account.dropped[done] += 1
       continue
-    account.notes["truncated_completion"] += not all(done.ended)
+    cut = sum(done.ended) < sum(_ended(group))
+    account.notes["truncated_completion"] += cut
+    account.notes["unended_completion"] += not all(_ended(group))
     account.notes["truncated_prompt"] += len(prompt) > max_prompt_length
     short = cut_left(prompt, max_prompt_length, tokenizer.bos_id)
     kept.append(dataclasses.replace(done, prompt=short))
@@ -167,6 +171,11 @@ def _ids(
   return form.prompt(group.prompt), pieces, form.end_id
 
 
+def _ended(group: Group) -> tuple[bool, ...]:
+  """Of every completion, whether its text ends where it ended."""
+  return group.ended or (True,) * len(group.completions)
+
+
 def _token_group(
   group: Group,
   prompt: np.ndarray,
@@ -177,7 +186,11 @@ def _token_group(
   """The group with completions ended or cut, or the reason of its drop."""
   if any(len(ids) == 0 for own in pieces for ids in own):
     return "empty"
-  full = [np.append(np.concatenate(own), np.int32(end)) for own in pieces]
+  stop, ended = np.asarray([end], np.int32), _ended(group)
+  full = [
+    np.concatenate([*own, stop[: int(whole)]])
+    for own, whole in zip(pieces, ended, strict=True)
+  ]
   cut, columns = tuple(ids[:room] for ids in full), {}
   if group.steps:
     labels = [
@@ -197,7 +210,9 @@ def _token_group(
     cluster=group.cluster,
     prompt=prompt,
     completions=cut,
-    ended=tuple(len(ids) <= room for ids in full),
+    ended=tuple(
+      len(ids) <= room and whole for ids, whole in zip(full, ended, strict=True)
+    ),
     feedback=group.feedback,
     kind=group.kind,
     columns=columns,

@@ -38,11 +38,11 @@ def win_rates(pair_judge: PairJudge) -> Judge:
 
 
 def mean_wins(wins: np.ndarray) -> np.ndarray:
-  """[B, K, K] -> [B, K]; see `win_rates`. K = 1 alone is 1/2."""
+  """[B, K, K] -> [B, K]; see `win_rates`. K = 1 alone is 1/2, if present."""
   known = np.isfinite(wins)
   count = known.sum(-1)
   total = np.where(known, wins, 0.0).sum(-1)
-  alone = (count <= 1) & (wins.shape[-1] > 1)
+  alone = count <= int(wins.shape[-1] > 1)
   return np.where(alone, np.nan, total / np.maximum(count, 1))
 
 

@@ -1,7 +1,7 @@
 """Any Python function as a judge, checked for what such functions do wrong."""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 import contextlib
 import copy
 import math
@@ -13,13 +13,15 @@ import threading
 import numpy as np
 
 from xpo_jax.data.records import Prompt
-from xpo_jax.errors import usage_error
+from xpo_jax.errors import first_line, usage_error
+from xpo_jax.judges import wording
 from xpo_jax.judges.candidates import Candidates, Judge, Judgement
 
 # Prompts and completions, one of each a row -> one number a row. None, NaN and
 # infinity say that a row cannot be scored.
 Function = Callable[[list[Prompt], list[str]], Sequence[float | None]]
 SECONDS = 30.0
+CONSTANT = 100  # calls in a row with one number and no other
 
 
 def from_function(
@@ -32,7 +34,8 @@ def from_function(
 
   The first batch is scored twice: a function that answers differently would
   make a run that cannot be resumed. Scores beyond +-limit are cut and counted
-  as judge/clipped.
+  as judge/clipped. One that gave the same number to all completions of 100
+  calls in a row teaches nothing, and is warned of.
 
   Args:
     function: called with lists of its own, one row a completion.
@@ -52,14 +55,14 @@ def from_function(
     raise usage_error(
       f"reward function {name}: seconds={seconds}, limit={limit}; want > 0"
     )
-  checked = False
+  checked, watch = False, _make_watch(name)
 
   def judge(candidates: Candidates) -> Judgement:
     nonlocal checked
     places = candidates.places()
     prompts = [candidates.prompts[b] for b, _ in places]
     texts = [candidates.texts[b][k] for b, k in places]
-    row = lambda n: f"prompt {places[n][0]}, completion {places[n][1]}"
+    row = lambda n: _where(candidates, *places[n])
     call = lambda seed: _call(
       function, name, prompts, texts, seconds, row, seed
     )
@@ -67,6 +70,7 @@ def from_function(
     if places and not checked:
       _replay(name, values, call(1)[0], row)
       checked = True
+    watch(values)
     scores = np.full(candidates.shape, np.nan)
     for (b, k), value in zip(places, values, strict=True):
       scores[b, k] = value
@@ -76,6 +80,12 @@ def from_function(
     return Judgement(clipped, len(places), invalid, {"judge/clipped": share})
 
   return judge
+
+
+def _where(candidates: Candidates, b: int, k: int) -> str:
+  """Also by its words: the number is that of a slice of all prompts."""
+  words = wording.quote(candidates.prompts[b])
+  return f"prompt {b}, completion {k} of {words:.60}"
 
 
 def _call(function, name, prompts, texts, seconds, row, seed):
@@ -97,12 +107,12 @@ def _call(function, name, prompts, texts, seconds, row, seed):
       f"{where}: no answer within {seconds:g} s for {len(texts)} completions; "
       "make it faster or raise seconds"
     ) from e
-  except Exception as e:
+  except (Exception, SystemExit) as e:
     bad = _first_bad(function, prompts, texts, seconds)
     at = f" at {row(bad)}" if bad is not None else ""
     raise usage_error(
-      f"{where} raised {type(e).__name__}{at}: {e}; mend it, or return None "
-      "for what it cannot score"
+      f"{where} raised {type(e).__name__}{at}: {first_line(e)}; mend it, or "
+      "return None for what it cannot score"
     ) from e
   finally:
     random.setstate(noise[0])
@@ -113,7 +123,8 @@ def _call(function, name, prompts, texts, seconds, row, seed):
 
 
 def _values(where, found, count, row):
-  if isinstance(found, str | bytes | dict) or not hasattr(found, "__len__"):
+  unordered = isinstance(found, str | bytes | dict | Set)
+  if unordered or not hasattr(found, "__len__"):
     raise usage_error(
       f"{where} returned {type(found).__name__}; want a list of numbers"
     )
@@ -142,9 +153,13 @@ def _number(value) -> tuple[float, str]:
     value = value.item() if np.ndim(value) == 0 else value
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     return math.nan, "type"
+  try:
+    value = float(value)
+  except OverflowError:  # an integer of 309 digits or more
+    return math.nan, "infinite"
   if not math.isfinite(value):
     return math.nan, "nan" if math.isnan(value) else "infinite"
-  return float(value), ""
+  return value, ""
 
 
 def _first_bad(function, prompts, texts, seconds) -> int | None:
@@ -153,11 +168,30 @@ def _first_bad(function, prompts, texts, seconds) -> int | None:
     for n, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
       try:
         function([copy.deepcopy(prompt)], [text])
-      except _TimeUp:
-        raise
-      except Exception:
+      except (Exception, SystemExit):
         return n
   return None
+
+
+def _make_watch(name: str) -> Callable[[Sequence[float]], None]:
+  """What is told every call's values, and warns of a constant function."""
+  last, calls = math.nan, 0
+
+  def watch(values: Sequence[float]) -> None:
+    nonlocal last, calls
+    known = {value for value in values if not math.isnan(value)}
+    if not known:
+      return
+    value = known.pop() if len(known) == 1 else math.nan
+    calls = calls + 1 if value == last else 1
+    last = value
+    if calls == CONSTANT:
+      print(
+        f"warning: reward function {name} gave {value:g} to all completions of "
+        f"{CONSTANT} calls in a row; nothing can be learned from it"
+      )
+
+  return watch
 
 
 def _replay(name, values, again, row) -> None:
@@ -170,8 +204,11 @@ def _replay(name, values, again, row) -> None:
       )
 
 
-class _TimeUp(Exception):
-  """Raised inside a function that takes too long."""
+class _TimeUp(BaseException):
+  """Raised inside a function that takes too long.
+
+  No Exception: a loop that goes on after any of these would never end.
+  """
 
 
 @contextlib.contextmanager

@@ -6,12 +6,13 @@ is cut off when the judge is started again.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import hashlib
 import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,13 @@ from xpo_jax.judges.candidates import Candidates, Judge, Judgement
 _KEYS = {"sha256", "scores", "asked", "invalid", "metrics"}
 
 
-def journaled(judge: Judge, path: Path, size: int = 16) -> Judge:
+def journaled(
+  judge: Judge,
+  path: Path,
+  size: int = 16,
+  first: Callable[[Callable], Any] = lambda make: make(),
+  together: bool = False,
+) -> Judge:
   """The judge (or pair judge), asked about `size` prompts at a time.
 
   Started again with the same path and candidates it repeats no slice whose
@@ -34,6 +41,9 @@ def journaled(judge: Judge, path: Path, size: int = 16) -> Judge:
       the journal, not into it.
     path: JSONL; grows by one line a slice.
     size: prompts of a slice.
+    first: of several processes, what calls its argument on one and gives its
+      value (a tree of JSON) to all (`hosts.first`); that one owns the file.
+    together: the judge is asked by all processes at once, not by the first.
 
   Raises:
     XpoError: size < 1; when judging, (66) a line of other candidates or one
@@ -49,12 +59,12 @@ def journaled(judge: Judge, path: Path, size: int = 16) -> Judge:
       return judge(candidates)
     parts = [_part(candidates, at, at + size) for at in range(0, count, size)]
     prints = [digest(part) for part in parts]
-    found = _read(path, parts, prints)
-    for n in range(len(found), len(parts)):
-      row = _row(judge(parts[n]), parts[n], prints[n])
-      _append(path, row)
-      found.append(_judgement(row, parts[n]))
-    return _joined(parts, found)
+    rows = first(lambda: _read(path, parts, prints))
+    for n in range(len(rows), len(parts)):
+      ask = lambda: _row(judge(parts[n]), parts[n], prints[n])
+      row = ask() if together else None
+      rows.append(first(lambda: _append(path, row or ask())))
+    return _joined(parts, list(map(_judgement, rows, parts)))
 
   return again
 
@@ -92,8 +102,8 @@ def _part(whole: Candidates, start: int, end: int) -> Candidates:
 
 def _read(
   path: Path, parts: Sequence[Candidates], prints: Sequence[str]
-) -> list[Judgement]:
-  """What the whole lines say; a torn last one is cut off."""
+) -> list[dict]:
+  """The rows of the whole lines; a torn last one is cut off."""
   try:
     raw = path.read_bytes() if path.exists() else b""
     kept = raw.rfind(b"\n") + 1
@@ -102,14 +112,15 @@ def _read(
   except OSError as e:
     raise storage_error(f"{path}: {e.strerror or e}") from e
   lines = raw[:kept].split(b"\n")[:-1]
-  found = []
+  rows = []
   for n, line in enumerate(lines[: len(parts)]):
     try:
       row = json.loads(line)
       if set(row) != _KEYS:
         raise ValueError("other keys")
       same = row["sha256"] == prints[n]
-      found.append(_judgement(row, parts[n]) if same else None)
+      if same:
+        _judgement(row, parts[n])
     except (ArithmeticError, AttributeError, RecursionError, TypeError,
             ValueError) as e:  # fmt: skip
       raise checkpoint_error(
@@ -117,9 +128,10 @@ def _read(
       ) from e
     if not same:
       raise _other(path, n + 1)
+    rows.append(row)
   if len(lines) > len(parts):
     raise _other(path, len(parts) + 1)
-  return found
+  return rows
 
 
 def _other(path: Path, line: int):
@@ -168,8 +180,8 @@ def _fits(scores: np.ndarray, part: Candidates) -> bool:
   return scores.shape in ((prompts, count), (prompts, count, count))
 
 
-def _append(path: Path, row: dict) -> None:
-  """Adds a line so that a crash cannot lose it."""
+def _append(path: Path, row: dict) -> dict:
+  """Adds the row as a line so that a crash cannot lose it."""
   line = json.dumps(row, allow_nan=False) + "\n"
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,6 +193,7 @@ def _append(path: Path, row: dict) -> None:
     raise storage_error(
       f"{path}: {e.strerror or e}; free space and start again"
     ) from e
+  return row
 
 
 def _joined(

@@ -26,6 +26,7 @@ from xpo_jax.data.records import Prompt
 from xpo_jax.errors import XpoError, storage_error, usage_error
 from xpo_jax.judges.candidates import Reply, Write
 
+_KEY = "XPO_JUDGE_KEY"  # what a user exports
 _RETRIED = (408, 409, 425, 429)  # and all 5xx
 _MOST_BYTES = 8 << 20
 _LONGEST_PAUSE = 30.0
@@ -128,7 +129,7 @@ def _check(it: Endpoint) -> None:
   if parts.username or parts.password or parts.query:
     raise usage_error(
       "remote judge: url carries a user, password or query; leave them out and "
-      "name an environment variable in key_variable"
+      f"export the key as {it.key_variable or _KEY}"
     )
   for name, value, good in (
     ("temperature", it.temperature, it.temperature >= 0),
@@ -290,9 +291,14 @@ def _retry_after(error: urllib.error.HTTPError) -> float:
 
 def _refused(it: Endpoint, code: int) -> XpoError:
   if code in (401, 403):
-    name = it.key_variable or "key_variable, which is empty,"
+    if not it.key_variable:
+      return usage_error(
+        f"remote judge: {it.url} wants a key (HTTP {code}) and none was sent; "
+        f"export it as {_KEY}"
+      )
     return usage_error(
-      f"remote judge: {it.url} refuses the key (HTTP {code}); see {name}"
+      f"remote judge: {it.url} refuses the key (HTTP {code}); check the one in "
+      f"environment variable {it.key_variable}"
     )
   return usage_error(
     f"remote judge: {it.url} refuses the request (HTTP {code}); check url, "

@@ -13,6 +13,8 @@ from xpo_jax.data import dialogues
 from xpo_jax.data.records import Message, Prompt
 from xpo_jax.errors import data_error
 
+# JSON leaves these as they are, though they end a line.
+_LINE_ENDS = {n: f"\\u{n:04x}" for n in (0x85, 0x2028, 0x2029)}
 FOLDER = Path(__file__).with_name("prompts")
 
 
@@ -47,7 +49,7 @@ def ask(name: str, *, plain: dict[str, str] | None = None, **texts: Prompt):
 def quote(text: Prompt) -> str:
   """A text, or a conversation as one text, as a JSON string on one line."""
   whole = dialogues.as_text(text, cue=False).strip()
-  return json.dumps(whole, ensure_ascii=False)
+  return json.dumps(whole, ensure_ascii=False).translate(_LINE_ENDS)
 
 
 def principles(path: str | Path = FOLDER / "principles.json"):

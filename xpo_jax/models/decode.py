@@ -38,9 +38,11 @@ class Decoder:
 
 def prepare(model: Model, weights: Weights) -> Decoder:
   """Lays the weights out; on a mesh they are gathered over `fsdp`, once."""
-  specs = None
+  specs = {}
   if jax.sharding.get_abstract_mesh().shape:
-    specs = lm.specs(model)["blocks"]
+    specs["params"] = lm.specs(model)["blocks"]
+    if weights.lora is not None:
+      specs["lora"] = lm.lora_specs(model)["blocks"]
   layers = []
   if model.trunk_blocks:
     params = {"params": weights.trunk["blocks"]}
@@ -78,9 +80,10 @@ def _unstack(model, variables, count, specs):
 
   def pick(i):
     own = jax.tree.map(lambda x: x[i], variables)
-    if specs is None:
-      return own
-    return own | {"params": jax.tree.map(place, own["params"], specs)}
+    return {
+      kind: jax.tree.map(place, tree, specs[kind]) if kind in specs else tree
+      for kind, tree in own.items()
+    }
 
   return [pick(i) for i in range(count)]
 

@@ -243,3 +243,10 @@ def specs(model: Model) -> PyTree:
   return nn.get_partition_spec(
     jax.eval_shape(lambda: init(model, jax.random.key(0)))
   )
+
+
+def lora_specs(model: Model) -> PyTree:
+  """Logical axis names of the low-rank factors."""
+  return nn.get_partition_spec(
+    jax.eval_shape(lambda: init_lora(model, jax.random.key(0)))
+  )

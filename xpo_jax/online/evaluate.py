@@ -24,7 +24,7 @@ def run(
   held, size = job.online.held, settings_lib.sizes(job.config).prompts
   if held is None:
     return {}
-  found, tally = [], Tally()
+  found, tally, gold_tally = [], Tally(), Tally()
   for n, at in enumerate(range(0, len(held.groups), size)):
     own = [*range(at, min(at + size, len(held.groups)))]
     filled = own + [own[-1]] * (size - len(own))
@@ -46,20 +46,36 @@ def run(
     part = rollout.judge(
       tools, prompts[: len(own)], texts, mine, theirs, tally, path("judge")
     )
+    tally = part.verdict.tally
     numbers = _numbers(tools, state, prompts, drawn, part, len(own))
     if tools.gold is not None:
       best = verdicts.score(
-        tools.gold, texts, part.verdict.texts, mine.ended, tally, path("gold")
+        tools.gold,
+        texts,
+        part.verdict.texts,
+        mine.ended,
+        gold_tally,
+        path("gold"),
       )
-      numbers["gold"] = float(np.nanmean(best.scores))
+      gold_tally = best.tally
+      numbers["gold"] = _mean(best.scores)
     found.append((len(own), numbers))
     tools.alive()
-  total = sum(n for n, _ in found)
   names = {name for _, numbers in found for name in numbers}
+  sizes = np.array([n for n, _ in found])
   return {
-    name: sum(n * numbers[name] for n, numbers in found) / total
+    name: _mean(np.array([numbers[name] for _, numbers in found]), sizes)
     for name in sorted(names)
   }
+
+
+def _mean(values: np.ndarray, sizes: np.ndarray | None = None) -> float:
+  """Of the numbers that there are; NaN if there is none."""
+  there = np.isfinite(values)
+  if not there.any():
+    return float("nan")
+  sizes = None if sizes is None else sizes[there]
+  return float(np.average(values[there], weights=sizes))
 
 
 def _first(drawn, count: int):
@@ -86,7 +102,8 @@ def _numbers(tools, state, prompts, drawn, part, count) -> dict[str, float]:
   mask = drawn.mask[:count]
   said = [t for row in part.verdict.texts for t in row]
   numbers = columns.divergence(x) | {
-    "reward": float(np.nanmean(part.scores)),
+    "reward": _mean(part.scores),
+    "scored": float(np.isfinite(part.scores).mean()),
     "tokens": float(mask.sum(-1).mean()),
     "ended": float(drawn.ended[:count].mean()),
     "distinct_2": float(np.nan_to_num(text.distinct_n(said, 2))),

@@ -59,6 +59,22 @@ def read(path: Path, meta: dict) -> dict[str, np.ndarray] | None:
   return arrays if same and found.get("sha256") == _digest(arrays) else None
 
 
+def forget(samples: Path, meta: dict) -> None:
+  """Removes the verdicts on samples that follow from something else.
+
+  A run that goes on with other numbers (on other devices, in other
+  microbatches) draws anew what its checkpoint does not hold yet.
+  """
+  try:
+    with safe_open(samples, "numpy") as f:
+      other = dict(f.metadata() or {}).get("meta") != json.dumps(meta)
+  except (OSError, SafetensorError):
+    return
+  if other and not jax.process_index():
+    for what in ("judge", "gold"):
+      samples.with_suffix(f".{what}").unlink(missing_ok=True)
+
+
 def _digest(arrays: dict[str, np.ndarray]) -> str:
   whole = hashlib.sha256()
   for name in sorted(arrays):

@@ -16,11 +16,12 @@ from xpo_jax import (
   placement_table,
   progress,
   rollout_view,
+  skipped,
   stopping,
   token_rewards,
 )
 from xpo_jax.data import packing
-from xpo_jax.errors import checkpoint_error, numeric_error
+from xpo_jax.errors import checkpoint_error
 from xpo_jax.judges.tally import Tally
 from xpo_jax.online import (
   columns,
@@ -125,14 +126,12 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
       elif current is None:
         current = sealed.read(loop.folder, number, job.train.groups, note)
       state, found = _timed_update(loop, state, current, number, update)
-      if state.ema_params is not None:
-        policy = state.params["policy"]
-        state = state.replace(ema_params=average(state.ema_params, policy))
+      state = _averaged(state, average, found)
       spent = values.get("perf/seconds_update", 0.0)
       found["perf/seconds_update"] += spent
       values |= found
-      names = [g.id for g in current if g is not None]
-      _check_finite(job, step + 1, values, names)
+      names = lambda read=current: [g.id for g in read if g is not None]
+      skipped.check(job.config, step + 1, values, names)
       loop.alive()
       done, last = step + 1, step + 1 == job.steps
       if loop.writer and (done % job.config.train.log_every == 0 or last):
@@ -171,7 +170,7 @@ def _collect(tools, state, number: int, tally: Tally, folder: Path):
     state = state.replace(method_state=jax.device_put(made.method_state, one))
   note = sealed.write(folder, number, job.train.groups, made.groups)
   if not job.config.rollout.ahead:
-    _check_gap(made.metrics)
+    _check_gap(made.metrics, job.objective.model.dtype)
   every = job.config.rollout.show_every
   if every and jax.process_index() == 0:
     rollout_view.view_file(
@@ -237,8 +236,16 @@ def _make_average(decay: float):
   return jax.jit(lambda ema, p: jax.tree.map(step, ema, p), donate_argnums=0)
 
 
-def _check_gap(values: dict[str, float]) -> None:
-  warning = agreement.check(values)
+def _averaged(state, average: Callable, found: dict[str, float]):
+  """The state whose average follows a step; a skipped one changes nothing."""
+  if state.ema_params is None or found["optimizer/skipped"]:
+    return state
+  ema = average(state.ema_params, state.params["policy"])
+  return state.replace(ema_params=ema)
+
+
+def _check_gap(values: dict[str, float], dtype: str) -> None:
+  warning = agreement.check(values, dtype)
   if warning and jax.process_index() == 0:
     print(f"warning: {warning}")
 
@@ -311,21 +318,3 @@ def _prune(loop: Loop) -> None:
   if steps:
     updates = settings_lib.sizes(loop.job.config).updates
     journal.prune(loop.folder, steps[0] // updates, steps[0])
-
-
-def _check_finite(job, step: int, values, names: list[str]) -> None:
-  """Names the prompts of a step that was skipped, and counts to the limit."""
-  skipped = int(values.get("optimizer/skipped", 0))
-  if not skipped:
-    return
-  if jax.process_index() == 0:
-    print(
-      f"warning: step {step} changed nothing, its loss or gradient is not "
-      f"finite; its prompts are among {', '.join(names[:8])}"
-    )
-  limit = job.config.optimizer.max_skipped
-  if skipped >= limit:
-    raise numeric_error(
-      f"{limit} steps in a row had a loss or gradient that is not finite; "
-      f"lower optimizer.learning_rate={job.config.optimizer.learning_rate}"
-    )

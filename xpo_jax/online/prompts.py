@@ -29,7 +29,7 @@ def read(config) -> tuple[list[Group], list[Group]]:
   first, limit = config.data.first, config.data.limit
   train = load.prompts(config.data, limit and first + limit)[first:]
   held = []
-  if config.data.eval_source or config.data.source == "films":
+  if settings.has_held_out(config):
     other = config.data.copy_and_resolve_references().unlock()
     other.source = config.data.eval_source or config.data.source
     other.split = config.data.eval_split

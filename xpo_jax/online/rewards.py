@@ -54,3 +54,8 @@ def decided(scores: np.ndarray) -> np.ndarray:
   high = np.where(valid, scores, -np.inf).max(-1)
   low = np.where(valid, scores, np.inf).min(-1)
   return valid.any(-1) & (high > low)
+
+
+def alike(scores: np.ndarray) -> np.ndarray:
+  """bool [B]: two or more valid scores of a prompt, and all are equal."""
+  return (np.isfinite(scores).sum(-1) > 1) & ~decided(scores)

@@ -75,6 +75,8 @@ def sample(
   if not parallel.all_agree(found is not None):  # hosts without this folder
     found = None
   if found is None:
+    if path:
+      journal.forget(path, label)
     rows = number * len(prompts) + np.arange(len(prompts))
     mine = draw.policy(tools.drawer, state, prompts, rows)
     tools.alive()
@@ -180,6 +182,8 @@ def make(
   else:
     chosen = [*kept[:size], *[None] * (size - len(kept))]
   metrics = _metrics(parts, chosen)
+  if not metrics["prompts/used"] and jax.process_index() == 0:
+    print(_nothing(number, metrics))
   _write_texts(run, number, parts)
   result = _score(tools, state, chosen, metrics)
   lap("scoring")
@@ -248,17 +252,18 @@ def token_rewards(tools: Tools, groups: Groups, x) -> np.ndarray:
 def _metrics(parts, chosen: Groups) -> dict[str, float]:
   lengths = np.concatenate([p.drawn.mask.sum(-1).reshape(-1) for p, _ in parts])
   ended = np.concatenate([p.drawn.ended.reshape(-1) for p, _ in parts])
-  first = parts[-1][0].verdict
   drawn = sum(len(p.groups) for p, _ in parts)
   scores = np.concatenate([p.scores.reshape(-1) for p, _ in parts])
   feedback = np.concatenate([p.feedback.reshape(-1) for p, _ in parts])
   valid = np.isfinite(scores)
-  numbers = dict(first.metrics)
+  alike = np.concatenate([rewards.alike(p.scores) for p, _ in parts])
+  numbers = _of_judges([p.verdict.metrics for p, _ in parts])
   numbers |= {
     "completions/tokens": lengths.mean(),
     "completions/ended": ended.mean(),
     "prompts/used": sum(g is not None for g in chosen) / drawn,
     "judge/scored": valid.mean(),
+    "judge/equal": alike.mean(),
   }
   if valid.any():
     numbers |= {
@@ -267,6 +272,26 @@ def _metrics(parts, chosen: Groups) -> dict[str, float]:
       "rewards/shaped": feedback[valid].mean(),
     }
   return {k: float(v) for k, v in numbers.items()}
+
+
+def _of_judges(found: Sequence[dict[str, float]]) -> dict[str, float]:
+  """Means over the draws, which have the same number of prompts."""
+  numbers = {}
+  for name in dict.fromkeys(name for own in found for name in own):
+    values = [own[name] for own in found if np.isfinite(own.get(name, np.nan))]
+    numbers[name] = float(np.mean(values)) if values else float("nan")
+  return numbers
+
+
+def _nothing(number: int, metrics: dict[str, float]) -> str:
+  """The warning of a rollout of which no prompt is used."""
+  share = lambda name: f"{metrics.get(name, 0.0):.0%}"
+  return (
+    f"warning: rollout {number} has nothing to learn from, its steps have no "
+    f"gradient: {share('judge/scored')} of its samples have a score, "
+    f"{share('judge/flagged')} say nothing, {share('judge/equal')} of its "
+    "prompts have equal scores"
+  )
 
 
 def _write_texts(run: Path, number: int, parts) -> None:

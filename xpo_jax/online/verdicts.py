@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from xpo_jax import judge_config
+from xpo_jax import judge_config, shared_verdicts
 from xpo_jax.data.records import Prompt
-from xpo_jax.judges import journal
 from xpo_jax.judges.candidates import Candidates, Judgement
 from xpo_jax.judges.tally import Tally
 from xpo_jax.online.draw import Drawn
@@ -106,9 +104,9 @@ def _candidates(prompts, texts, ended) -> Candidates:
 
 
 def _judged(built, judge, candidates, tally, path):
-  # Of several processes all must ask, as a judge's model may be on all.
-  if path is not None and jax.process_count() == 1:
-    judge = journal.journaled(judge, path)
+  if path is not None:
+    judge = shared_verdicts.journaled(built.name, judge, path)
+  judge = judge_config.guarded(built, judge)
   return judge_config.judged(built, judge, candidates, tally)
 
 

@@ -76,19 +76,24 @@ def read_prompts(settings, own: bool) -> list[Asked]:
 
 
 def _own_texts(data) -> tuple[dict[Prompt, str], dict[Prompt, str]]:
-  """(best, worst) completion by prompt; that of its first row with one."""
+  """(best, worst) completion by prompt, over all its rows with scores.
+
+  Rows that do not compare with each other: that of the first row with one.
+  """
   if data.source == "films":
     kind = "pairs" if data.format == "auto" else data.format
     groups, _ = films.load_films(data.split, kind)
   else:
     groups, _ = load.load_groups(data.source, data.format, data.on_bad_row)
-  best, worst = {}, {}
+  found: tuple[dict, dict] = {}, {}  # prompt -> (how far out, text)
   for group in groups:
-    high, low = own_extremes(group)
-    if high is not None:
-      best.setdefault(group.prompt, high)
-    if low is not None:
-      worst.setdefault(group.prompt, low)
+    scored, values = group.kind is Feedback.SCORE, group.feedback
+    sizes = (max(values), -min(values)) if scored else (0.0, 0.0)
+    for own, size, text in zip(found, sizes, own_extremes(group), strict=True):
+      known = own.get(group.prompt)
+      if text is not None and (known is None or size > known[0]):
+        own[group.prompt] = size, text
+  best, worst = ({p: text for p, (_, text) in own.items()} for own in found)
   return best, worst
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from xpo_jax import checkpoint, judge_options
+from xpo_jax import checkpoint, hosts, judge_options
 from xpo_jax.data import templates
 from xpo_jax.errors import XpoError, data_error, usage_error
 from xpo_jax.rollout import requests
@@ -154,8 +154,13 @@ def run(settings: Mapping[str, Any], folder: Path) -> dict:
   check(settings, where)
   settings = sections.fill(settings, DEFAULTS, RULES, where)
   folder.mkdir(parents=True, exist_ok=True)
-  if not (folder / SUMMARY).is_file():
+  if not hosts.first((folder / SUMMARY).is_file):
     _make(settings, folder, where)
+  return hosts.first(lambda: _finish(folder))
+
+
+def _finish(folder: Path) -> dict:
+  """The summary; what the stage has no more use for goes."""
   for name in (drawing.FILE, *verdicts.FILES):
     (folder / name).unlink(missing_ok=True)
   return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
-from xpo_jax import deltas, merged, pretrained
+from xpo_jax import deltas, hosts, merged, pretrained
 from xpo_jax.errors import usage_error
 from xpo_jax.merging import Operator, Recipe
 from xpo_jax.models.weights import export
@@ -128,8 +128,7 @@ def run(settings: Mapping, folder: Path) -> dict:
   """
   chosen = fill(settings, "merge")
   folder.mkdir(parents=True, exist_ok=True)
-  for old in (*folder.glob(".part-*"), folder / MODEL):
-    shutil.rmtree(old, ignore_errors=True)
+  hosts.first(lambda: _sweep(folder))
   base, *models = map(_load, (chosen.base, *chosen.sources))
   for name, model in zip(chosen.sources, models):
     _refuse_strangers(chosen.base, base, name, model)
@@ -137,14 +136,22 @@ def run(settings: Mapping, folder: Path) -> dict:
   how = Recipe(operator=Operator(chosen.operator), seed=chosen.seed, **own)
   merge = merged.prepare(base.params, tuple(m.params for m in models), how)
   found = deltas.measure(merge)
-  export.save_folder(
-    folder / MODEL,
-    base.model.config,
-    merged.tree(merge),
-    base.tokenizer,
-    chosen.dtype,
+  hosts.first(
+    lambda: export.save_folder(
+      folder / MODEL,
+      base.model.config,
+      merged.tree(merge),
+      base.tokenizer,
+      chosen.dtype,
+    )
   )
   return _summary(chosen, found)
+
+
+def _sweep(folder: Path) -> None:
+  """Removes an earlier try's leavings."""
+  for old in (*folder.glob(".part-*"), folder / MODEL):
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _load(source: str) -> Pretrained:

@@ -31,6 +31,7 @@ _WORDS = {  # number -> its row in the table
   "acceptance": "candidates that the first pass accepts",
   "passes": "passes of rejection sampling",
   "invalid": "verdicts that are none",
+  "judge/flagged": "samples that say nothing, not judged",
   "judge/position_bias": "pairs in which the place decides",
 }
 

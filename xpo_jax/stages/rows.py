@@ -24,6 +24,7 @@ def make_row(
   texts: Sequence[str],
   values: Sequence[float] = (),
   rejected: str | None = None,
+  ended: Sequence[bool] = (),
 ) -> dict:
   """A row of that layout, as JSON writes it.
 
@@ -33,16 +34,25 @@ def make_row(
     texts: the better one first in a pair.
     values: scores or win rates of the texts.
     rejected: of self samples.
+    ended: of the texts, and of `rejected` where it is there; (): all True,
+      which leaves no column.
   """
   row = {"prompt": plain_prompt(prompt)}
+  row |= _texts(layout, texts, values, rejected)
+  if all(ended):
+    return row
+  return row | {"ended": ended[0] if len(ended) == 1 else list(ended)}
+
+
+def _texts(layout: str, texts, values, rejected) -> dict:
   if layout == "pairs":
     chosen, other = map(_side, texts)
-    return row | {"chosen": chosen, "rejected": other}
+    return {"chosen": chosen, "rejected": other}
   if layout == "demonstrations":
-    return row | {"completion": texts[0]}
+    return {"completion": texts[0]}
   if layout == "samples":
-    return row | {"samples": list(texts), "rejected": rejected}
-  return row | {"completions": list(texts), layout: list(values)}
+    return {"samples": list(texts), "rejected": rejected}
+  return {"completions": list(texts), layout: list(values)}
 
 
 def _side(text: str) -> str | list[dict]:
@@ -87,4 +97,6 @@ def _written(layout: str, group: Group) -> dict:
   texts, rejected = list(group.completions), None
   if layout == "samples":
     rejected = texts.pop()
-  return make_row(layout, group.prompt, texts, group.feedback, rejected)
+  return make_row(
+    layout, group.prompt, texts, group.feedback, rejected, group.ended
+  )

@@ -230,6 +230,8 @@ def _groups(
 ) -> Selection:
   """Places [B, G, J] as numpy; the better one first in a pair."""
   first = valid & distinct(judged)
+  if name == "tournament" or name.startswith("rejection"):
+    first &= _has_game(judged.wins)
   if name in ("best_worst", "best_worst_wins"):
     found = select.best_worst(scores, first)
   elif name == "best_of_n":
@@ -244,6 +246,12 @@ def _groups(
   else:
     found = _all(valid)
   return Selection(np.asarray(found.index), np.asarray(found.kept))
+
+
+def _has_game(wins: np.ndarray) -> np.ndarray:
+  """bool [B, K]: some P is known; others would go on past an opponent."""
+  others = ~np.eye(wins.shape[1], dtype=bool)
+  return (np.isfinite(wins) & others).any(-1)
 
 
 def _all(valid: np.ndarray) -> Selection:
@@ -274,8 +282,11 @@ def _row(
   if name == "soft_pairs":
     values = [float(judged.wins[b, 0, 1]), float(judged.wins[b, 1, 0])]
   rejected = judged.rejected[b] if judged.rejected else None
-  prompt = judged.candidates.prompts[b]
-  return make_row(KINDS[name].layout, prompt, texts, values, rejected), values
+  prompt, layout = judged.candidates.prompts[b], KINDS[name].layout
+  ended = [bool(judged.candidates.ended[b, k]) for k in group]
+  if layout == "samples":
+    ended.append(True)  # a text of the data
+  return make_row(layout, prompt, texts, values, rejected, ended), values
 
 
 def _keys(seed: int) -> jax.Array:

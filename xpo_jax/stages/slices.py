@@ -5,8 +5,7 @@ import json
 import os
 from pathlib import Path
 
-import jax
-
+from xpo_jax import hosts
 from xpo_jax.data.records import Prompt
 from xpo_jax.errors import checkpoint_error, storage_error
 from xpo_jax.score_rows import plain_prompt
@@ -14,6 +13,8 @@ from xpo_jax.score_rows import plain_prompt
 
 def resume(path: Path, prompts: Sequence[Prompt], size: int) -> list[dict]:
   """The rows of whole slices that are there; what follows them is cut off.
+
+  Process 0 reads the file, and all get its rows.
 
   Args:
     path: need not exist.
@@ -23,6 +24,10 @@ def resume(path: Path, prompts: Sequence[Prompt], size: int) -> list[dict]:
   Raises:
     XpoError: (66) they are of other prompts, (74) unreadable.
   """
+  return hosts.first(lambda: _read(path, prompts, size))
+
+
+def _read(path: Path, prompts: Sequence[Prompt], size: int) -> list[dict]:
   try:
     raw = path.read_bytes() if path.exists() else b""
   except OSError as e:
@@ -52,9 +57,11 @@ def _row(path: Path, n: int, line: bytes, prompts: Sequence[Prompt]) -> dict:
 
 
 def append(path: Path, rows: Sequence[dict]) -> None:
-  """Adds a slice so that a crash cannot lose it; process 0 only."""
-  if jax.process_index():
-    return
+  """Adds a slice so that a crash cannot lose it; process 0 does."""
+  hosts.first(lambda: _write(path, rows))
+
+
+def _write(path: Path, rows: Sequence[dict]) -> None:
   try:
     with open(path, "a", encoding="utf-8") as f:
       f.writelines(json.dumps(row) + "\n" for row in rows)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from xpo_jax import judge_config, progress
+from xpo_jax import judge_config, progress, shared_verdicts
 from xpo_jax.data import cells
 from xpo_jax.judge_config import Built
-from xpo_jax.judges import combine, journal
+from xpo_jax.judges import combine
 from xpo_jax.judges.candidates import Candidates, Judge, Judgement, PairJudge
 from xpo_jax.judges.tally import Tally
 from xpo_jax.stages import outcome, selection
@@ -73,7 +73,13 @@ def judge(
     numbers["acceptance"] = float(np.mean(accepted.first_rate))
     numbers["passes"] = float(np.mean(accepted.passes))
     if built.pairs:
-      later = ask(built, built.pairs, games.candidates, folder / FILES[1])
+      # No answer that says nothing was accepted: the metrics are of the first.
+      later = ask(
+        built._replace(guard=False),
+        built.pairs,
+        games.candidates,
+        folder / FILES[1],
+      )
       wins = penalised(later.scores, games.candidates, penalty)
       games, replies = games._replace(wins=wins), [found, later]
   if kind.judge == "wins" and games.wins is None:
@@ -139,7 +145,8 @@ def ask(
       task.advance(n=len(part.prompts))
       return found
 
-    found = journal.journaled(watched, path)(what)
+    kept = shared_verdicts.journaled(built.name, watched, path)
+    found = judge_config.guarded(built, kept)(what)
     earlier = len(what.prompts) - task.done
     if earlier:
       task.advance(n=earlier)

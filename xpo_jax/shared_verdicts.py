@@ -1,0 +1,42 @@
+"""Judges in their journals, on one process or on several.
+
+A judge whose model lies on the mesh of all devices is asked by all processes
+at once. Any other is asked by process 0 alone: nobody is paid or given the time
+to answer twice, and all hear the same. Judges that write (additive,
+verdict_rating, verdict_pair) are of this kind, too: each process would compute
+their replies by itself, on its own devices.
+"""
+
+from pathlib import Path
+
+from xpo_jax import hosts
+from xpo_jax.judges import journal
+from xpo_jax.judges.candidates import Judge, PairJudge
+
+# Those of `judge_options.USES` that go through `judging.make_scorer` or
+# `score_forward.load`, whose mesh has the devices of all processes.
+ON_MESH = (
+  "reward_model",
+  "implicit",
+  "preference_model",
+  "pairwise",
+  "rating",
+  "principles",
+)
+
+
+def journaled(
+  name: str, judge: Judge | PairJudge, path: Path, size: int = 16
+) -> Judge | PairJudge:
+  """`journal.journaled`, its file written and read by process 0 alone.
+
+  Args:
+    name: of the judge's section.
+    judge: of `judge_config`; what it answers must follow from the candidates.
+    path: in a folder that process 0 sees.
+    size: prompts of a slice.
+
+  Raises:
+    XpoError: as of `journal.journaled`, on all processes.
+  """
+  return journal.journaled(judge, path, size, hosts.first, name in ON_MESH)
