@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import runs
-from xpo_jax import checkpoint, train
+from xpo_jax import checkpoint, judge_config, train
 from xpo_jax.online import loop, rollout
 
 STEPS, P, K, NEW = 6, 8, 4, 12
@@ -277,3 +277,15 @@ def test_every_way_to_make_a_rollout(cache, tmp_path, name):
   if name == "ahead":
     # The second rollout was drawn by the first policy: not the trainer's.
     assert steps[1]["sampler/gap"] > 1e-5
+
+
+@pytest.mark.parametrize("place", ["judge", "pairs"])
+def test_every_judged_slice_is_a_sign_of_life(place):
+  """A judge that is slower than train.stall_seconds in all is not stuck."""
+  signs = []
+  ask = lambda candidates: signs.append("asked") or candidates
+  built = judge_config.Built(None, None, "rating", 0.1)._replace(**{place: ask})
+  heard = loop._heard(built, lambda: signs.append("alive"))
+  assert getattr(heard, place)(7) == 7 and signs == ["asked", "alive"]
+  assert (heard.judge is None) == (place == "pairs")
+  assert loop._heard(None, print) is None

@@ -83,11 +83,27 @@ def make_tools(job, alive: Callable[[], None]) -> rollout.Tools:
     ),
     score=columns.make_score(job.objective),
     prepare=columns.make_prepare(job.objective, config.rollout.importance_cap),
-    judge=judge,
-    gold=gold,
+    judge=_heard(judge, alive),
+    gold=_heard(gold, alive),
     token_rewards=tokens,
     alive=alive,
   )
+
+
+def _heard(built, alive: Callable[[], None]):
+  """The judge, with a sign of life after every slice that it has judged."""
+  if built is None:
+    return None
+
+  def hear(ask):
+    def heard(candidates):
+      found = ask(candidates)
+      alive()
+      return found
+
+    return ask and heard
+
+  return built._replace(judge=hear(built.judge), pairs=hear(built.pairs))
 
 
 def run(loop: Loop, state: TrainState, position: dict) -> tuple:
