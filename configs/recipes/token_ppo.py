@@ -16,9 +16,8 @@ from xpo_jax import config, recipes
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  ppo = recipes.online(variant, "ppo", judge={}, kl_coef=0.02)
-  ppo.rollout.completions = 1
-  ppo.rollout.prompts, ppo.rollout.epochs = 2 * ppo.batch.prompts, 2
+  ppo = recipes.ppo(variant, kl_coef=0.02)
+  ppo.judge.name = ppo.judge.source = ppo.rollout.value_source = ""
   ppo.rollout.token_rewards = "stage:reward"
   stages = dict(
     reward=recipes.reward(variant, "rm_token"),

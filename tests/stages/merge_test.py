@@ -204,8 +204,8 @@ def test_strangers_are_one_line(models, tmp_path):
 def test_stages_name_folders_inside_of_stages(tmp_path, root):
   chosen = flags.load_config_file(str(root / "configs/recipes/paft.py:tiny"))
   stages = pipeline.resolve(chosen, tmp_path)
-  assert stages["merge"].sources == (f"{tmp_path}/sft", f"{tmp_path}/dpo")
-  assert stages["merge"].base == f"{tmp_path}/start"
+  assert stages["merge"].sources == (f"{tmp_path}/sparse", f"{tmp_path}/dpo")
+  assert stages["merge"].base == f"{tmp_path}/sft"
   assert stages["evaluate"].policies.merged == f"{tmp_path}/merge/model"
   chosen.stages.merge.sources = ("stage:sft", "stage:dqo/model")
   with pytest.raises(XpoError, match="'stage:dqo/model' is no earlier stage"):
@@ -221,7 +221,7 @@ def test_paft_from_start_to_report(tmp_path, root, monkeypatch, capsys):
   monkeypatch.setenv("XPO_CACHE", str(tmp_path / "cache"))
   monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
   chosen = flags.load_config_file(str(root / "configs/recipes/paft.py:tiny"))
-  for name in ("start", "sft", "dpo"):
+  for name in ("sft", "gold", "sparse", "dpo"):
     stage = chosen.stages[name]
     stage.data.limit, stage.data.eval_limit = 64, 16
     stage.train.epochs, stage.train.steps = 0.0, 8
@@ -233,14 +233,14 @@ def test_paft_from_start_to_report(tmp_path, root, monkeypatch, capsys):
   done = pipeline.run(chosen, run)
   page = (run / "report.html").read_text()
   assert "ties of 2 models" in page and "merged" in page
-  penalty = [x["loss/l1"] for x in runs.lines(run / "sft") if "loss/l1" in x]
+  penalty = [x["loss/l1"] for x in runs.lines(run / "sparse") if "loss/l1" in x]
   assert len(penalty) == 8 and penalty[0] == 0 < penalty[-1]
   first = runs.lines(run / "dpo")[0]
   assert first["loss"] == pytest.approx(np.log(2), abs=1e-4)
 
   # Every entry by the rule: all of SFT's changes, the largest fifth of DPO's.
   base, sft, dpo, found = map(
-    params, (run / "start", run / "sft", run / "dpo", run / "merge/model")
+    params, (run / "sft", run / "sparse", run / "dpo", run / "merge/model")
   )
   leaves = jax.tree_util.tree_leaves_with_path
   join = lambda tree: np.concatenate([np.ravel(x) for _, x in leaves(tree)])
@@ -272,5 +272,5 @@ def test_paft_from_start_to_report(tmp_path, root, monkeypatch, capsys):
     monkeypatch.setattr(module, "run", None)
   again = pipeline.run(chosen, run)
   assert again == json.loads(json.dumps(done))
-  assert capsys.readouterr().out.count("finished before, skipped") == 5
+  assert capsys.readouterr().out.count("finished before, skipped") == 6
   assert train.run is None
