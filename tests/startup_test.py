@@ -41,8 +41,8 @@ def test_t5_prompts_begin_with_one_bos(prompt, wrong):
   [
     (True, [0, 5e-5], 5e-5, True),
     (True, [0, 2e-4], 2e-4, False),
-    (False, [0.3, 0.0], 0.15, True),  # one token apart is how bfloat16 is
-    (False, [0.3, 0.01], 0.155, False),
+    (False, [0.16, 0.0], 0.08, True),  # one token apart is how bfloat16 is
+    (False, [0.16, 0.04], 0.1, False),  # a position late
   ],
 )
 def test_the_largest_gap_counts_or_the_mean(exact, gaps, value, fine):
@@ -51,3 +51,11 @@ def test_the_largest_gap_counts_or_the_mean(exact, gaps, value, fine):
   name, found, _, good = startup._gap_row("a - b", gaps, mask, exact)
   assert name == ("|a - b| log-prob" if exact else "mean |a - b| log-prob")
   assert found == pytest.approx(value) and good == fine
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_no_token_is_no_gap_and_nan_fails(exact):
+  gaps = np.array([[1.0, np.nan]])
+  none = startup._gap_row("a - b", gaps, np.zeros((1, 2), bool), exact)
+  assert none[1] == 0 and none[3]
+  assert not startup._gap_row("a - b", gaps, gaps != 1, exact)[3]

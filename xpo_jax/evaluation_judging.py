@@ -46,9 +46,7 @@ def ask(
     XpoError: a judge that cannot be opened, or too many invalid replies.
   """
   built = judge_config.build(section, where)
-  judge = built.judge or built.pairs
-  judge = shared_verdicts.journaled(built.name, judge, path)
-  judge = judge_config.guarded(built, judge)
+  judge = shared_verdicts.kept(built, built.judge or built.pairs, path)
   return judge_config.judged(built, judge, candidates, Tally())[0]
 
 

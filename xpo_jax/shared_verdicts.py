@@ -9,7 +9,7 @@ their replies by itself, on its own devices.
 
 from pathlib import Path
 
-from xpo_jax import hosts
+from xpo_jax import hosts, judge_config
 from xpo_jax.judges import journal
 from xpo_jax.judges.candidates import Judge, PairJudge
 
@@ -40,3 +40,18 @@ def journaled(
     XpoError: as of `journal.journaled`, on all processes.
   """
   return journal.journaled(judge, path, size, hosts.first, name in ON_MESH)
+
+
+def kept(
+  built: judge_config.Built, judge: Judge | PairJudge, path: Path | None
+) -> Judge | PairJudge:
+  """The judge as a run asks it: journaled, and guarded around the journal.
+
+  Args:
+    built: whose name and guard count.
+    judge: made of `built`: its own, its scores or its wins.
+    path: see `journaled`; None keeps nothing.
+  """
+  if path is not None:
+    judge = journaled(built.name, judge, path)
+  return judge_config.guarded(built, judge)

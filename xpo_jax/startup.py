@@ -14,9 +14,10 @@ from xpo_jax.rollout import sampler
 from xpo_jax.types import TrainState
 
 TOLERANCE = 1e-4  # float32, nats: the largest of all tokens
-# bfloat16, nats: the mean of all tokens. Two right passes of a 135M model are
-# 0.04 apart in the mean and 0.3 at most; a wrong position makes it 1 or more.
-LOOSE = 0.15
+# bfloat16, nats: the mean of all tokens. On 428 tokens of SmolLM2-135M two
+# right passes are 0.04 apart (0.3 at most); a completion one position late makes
+# it 0.10, a prompt token that is not seen 0.21.
+LOOSE = 0.08
 
 
 def run_checks(job, state: TrainState, batch, fresh: bool) -> None:
@@ -82,7 +83,8 @@ def _data_rows(job):
 def _gap_row(which: str, gap, mask, exact: bool):
   """The row on |differences| in nats of the tokens of mask."""
   gap = gap[mask]
-  value = float(gap.max() if exact else gap.mean())
+  # No token at all is no gap; a NaN stays one, and fails.
+  value = float(gap.max(initial=0.0) if exact else gap.sum() / max(1, gap.size))
   limit = TOLERANCE if exact else LOOSE
   name = f"{'' if exact else 'mean '}|{which}| log-prob"
   return (name, value, f"<= {limit:g}", value <= limit)
@@ -105,7 +107,7 @@ def _reference_rows(job, state, batch, exact):
   gap, mask, loss, metrics = compare(state.params, job.frozen, batch)
   gap, mask = parallel.to_host(gap), parallel.to_host(mask)
   rows = [_gap_row("policy - reference", gap, mask, exact)]
-  limit = TOLERANCE if exact else LOOSE / 3
+  limit = TOLERANCE if exact else LOOSE / 8
   if objective.method.id == "dpo":  # others' rewards need not start at 0
     if _plain_dpo(objective.settings):
       off = abs(float(loss) - math.log(2))

@@ -18,16 +18,10 @@ pytestmark = pytest.mark.slow
 
 # A rollout of 8 prompts is 4 steps: 2 minibatches, 2 epochs.
 PPO = {
-  "rollout__completions": 2,
+  **scripted.RUN,
   "rollout__prompts": 8,
   "rollout__epochs": 2,
   "batch__prompts": 4,
-  "batch__row_length": 64,
-  "data__max_prompt_length": 32,
-  "data__max_completion_length": 8,
-  "judge__name": "function",
-  "judge__source": "tests.online.scripted:score",
-  "judge__max_invalid": 0.5,
   "method__kl_target": 6.0,
   "train__steps": 8,
   "train__save_every": 1,

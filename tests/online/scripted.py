@@ -21,6 +21,16 @@ PLACES = {
   "scoring": ("xpo_jax.online.columns", "score"),
   "saving": ("xpo_jax.checkpoint", "save"),
 }
+# A small on-policy run that asks this judge.
+RUN = {
+  "rollout__completions": 2,
+  "batch__row_length": 64,
+  "data__max_prompt_length": 32,
+  "data__max_completion_length": 8,
+  "judge__name": "function",
+  "judge__source": "tests.online.scripted:score",
+  "judge__max_invalid": 0.5,
+}
 
 
 class Broken(BaseException):

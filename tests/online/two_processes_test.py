@@ -11,13 +11,7 @@ from xpo_jax.errors import Exit
 pytestmark = pytest.mark.slow
 
 CHANGES = {
-  "rollout__completions": 2,
-  "batch__row_length": 64,
-  "data__max_prompt_length": 32,
-  "data__max_completion_length": 8,
-  "judge__name": "function",
-  "judge__source": "tests.online.scripted:score",
-  "judge__max_invalid": 0.5,
+  **scripted.RUN,
   "train__steps": 3,
   "train__save_every": 1,
   "train__eval_every": 3,

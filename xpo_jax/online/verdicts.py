@@ -104,9 +104,7 @@ def _candidates(prompts, texts, ended) -> Candidates:
 
 
 def _judged(built, judge, candidates, tally, path):
-  if path is not None:
-    judge = shared_verdicts.journaled(built.name, judge, path)
-  judge = judge_config.guarded(built, judge)
+  judge = shared_verdicts.kept(built, judge, path)
   return judge_config.judged(built, judge, candidates, tally)
 
 

@@ -145,8 +145,7 @@ def ask(
       task.advance(n=len(part.prompts))
       return found
 
-    kept = shared_verdicts.journaled(built.name, watched, path)
-    found = judge_config.guarded(built, kept)(what)
+    found = shared_verdicts.kept(built, watched, path)(what)
     earlier = len(what.prompts) - task.done
     if earlier:
       task.advance(n=earlier)
