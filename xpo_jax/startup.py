@@ -15,8 +15,8 @@ from xpo_jax.types import TrainState
 
 TOLERANCE = 1e-4  # float32, nats: the largest of all tokens
 # bfloat16, nats: the mean of all tokens. On 428 tokens of SmolLM2-135M two
-# right passes are 0.04 apart (0.3 at most); a completion one position late makes
-# it 0.10, a prompt token that is not seen 0.21.
+# right passes are 0.04 apart (0.3 at most); completions one position late make
+# it 0.10, a prompt token that is not seen makes it 0.21.
 LOOSE = 0.08
 
 
