@@ -79,6 +79,8 @@ FAMILIES = {
   "distinct": ("Distinct", "share of n-grams"),
   "invalid": ("Unscorable", "share of answers"),
   "scored": ("Scored", "share of completions"),
+  "flagged": ("Saying nothing", "share of completions"),
+  "equal": ("All scores equal", "share of prompts"),
   "used": ("Used", "share of prompts"),
   "explained": ("Explained", "share of variance"),
   "gap": ("Gap", "nats"),
