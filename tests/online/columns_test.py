@@ -1,6 +1,7 @@
 """Frozen numbers of a rollout against arithmetic in numpy."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 
 from tests import tiny
 from tests.online import samples
+from xpo_jax.data import planning
 from xpo_jax.models import vocabulary
 from xpo_jax.online import columns, groups
-from xpo_jax.types import LossInputs
+from xpo_jax.types import Feedback, LossInputs
 
 P, K, T = 3, 2, 4
 LENGTHS = np.array([[4, 2], [3, 0], [1, 4]])
@@ -230,3 +232,56 @@ def test_policy_and_reference_have_the_samplers_temperature():
       np.testing.assert_allclose(one, other, atol=1e-5)
   for one, other in zip(hot, cold, strict=True):
     assert np.abs(one - other).max() > 0.05
+
+
+def packed(lengths, microbatches=1, data=1, row_length=300):
+  """A step of 16 prompts with two completions of these lengths."""
+  shape = planning.Shape(
+    prompts=16 // microbatches,
+    completions=2,
+    tokens=140,
+    rows=16 // microbatches,
+    row_length=row_length,
+    targets=280,
+  )
+  job = types.SimpleNamespace(
+    plan=types.SimpleNamespace(shape=shape),
+    train=types.SimpleNamespace(kind=Feedback.SCORE),
+    mesh=types.SimpleNamespace(shape={"data": data, "fsdp": 1, "tensor": 1}),
+  )
+  made = [
+    dataclasses.replace(
+      prompt,
+      completions=tuple(np.full(n, 3, np.int32) for _ in range(2)),
+      ended=(True, True),
+      feedback=(0.0, 1.0),
+    )
+    for prompt, n in zip(samples.prompts(16), lengths, strict=True)
+  ]
+  return columns.pack(job, made)
+
+
+@pytest.mark.parametrize(
+  "length, more, rows",
+  [
+    (10, {}, 8),
+    (60, {}, 8),
+    (140, {}, 16),
+    (140, {"data": 8}, 16),
+    (10, {"data": 2}, 8),
+    (10, {"data": 4}, 16),  # 1,200 slots a device are not worth a program
+    (10, {"microbatches": 2}, 4),
+  ],
+)
+def test_short_samples_take_fewer_rows(length, more, rows):
+  batch = packed([length] * 16, **more)
+  assert batch.tokens.shape[1] == rows
+  assert int(batch.completion_mask.sum()) == 16 * 2 * length
+  inside = batch.target_slot < 16 // more.get("microbatches", 1) * 2 * 140
+  assert int(inside.sum()) == 16 * 2 * length
+
+
+def test_all_microbatches_of_a_step_have_one_shape():
+  batch = packed([140] * 8 + [1] * 8, microbatches=2)
+  assert batch.tokens.shape[:2] == (2, 8)
+  assert packed([140] * 11 + [1] * 5).tokens.shape[1] == 12

@@ -62,12 +62,10 @@ def pack(
       f"batch: {len(groups)} groups do not fit into {shape.prompts} prompts; "
       "raise batch.prompts"
     )
-  lengths = np.zeros((shape.prompts, 1 + shape.completions), np.int64)
-  for b, group in enumerate(groups):
+  for group in groups:
     if group is not None:
       _check(group, shape)
-      own = [len(group.prompt), *map(len, group.completions)]
-      lengths[b, : len(own)] = own
+  lengths = _lengths(groups, shape)
   arrays = _empty(shape)
   states = None
   used = np.zeros((shape.rows, 3), np.int64)
@@ -90,6 +88,15 @@ def pack(
     trunk=states,
     feedback_kind=feedback_kind,
   )
+
+
+def fits(groups: Sequence[TokenGroup | None], shape: Shape) -> bool:
+  """Whether `pack` finds rows for groups that the shape's other sizes hold."""
+  lengths = _lengths(groups, shape)
+  limits = shape.row_length, shape.targets
+  _, cost = rows_lib.split(lengths, *limits)
+  _, packed = rows_lib.assign(cost.reshape(1, -1, 2), shape.rows, *limits)
+  return bool(packed[0])
 
 
 def carried(groups: Sequence[TokenGroup]) -> dict[str, Column]:
@@ -138,6 +145,16 @@ def stack(batches: Sequence[Batch]) -> Batch:
     name: np.stack([b.columns[name] for b in batches]) for name in first.columns
   }
   return first.replace(**fields, columns=columns)
+
+
+def _lengths(groups, shape):
+  """Tokens of the prompt and of every completion, int [B, 1 + K]."""
+  lengths = np.zeros((shape.prompts, 1 + shape.completions), np.int64)
+  for b, group in enumerate(groups):
+    if group is not None:
+      own = [len(group.prompt), *map(len, group.completions)]
+      lengths[b, : len(own)] = own
+  return lengths
 
 
 def _check(group, shape):

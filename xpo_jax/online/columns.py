@@ -26,6 +26,8 @@ CARRIED = (
   "advantages",
   "token_feedback",
 )
+# Slots of a device below which empty rows cost less than another compilation.
+_WORTH = 2048
 
 
 def make_score(objective: Objective) -> Callable[..., LossInputs]:
@@ -53,21 +55,33 @@ def make_score(objective: Objective) -> Callable[..., LossInputs]:
 
 
 def pack(job, groups: Groups, more: tuple[str, ...] = ()):
-  """One step's groups as microbatches [n, ...], with the columns `more`."""
+  """One step's groups as microbatches [n, ...], with the columns `more`.
+
+  The plan has room for samples that are all of the longest kind; most rows of
+  most steps would be empty. So there are three numbers of rows, each a program
+  of its own that is compiled once.
+  """
   shape, kind = job.plan.shape, job.train.kind
   look_up = lambda name: lambda group: group.columns[name]
   size = shape.prompts
+  parts = [groups[at : at + size] for at in range(0, len(groups), size)]
+  devices = job.mesh.shape["data"] * job.mesh.shape["fsdp"]
+  for rows in _row_numbers(shape, devices):
+    fewer = dataclasses.replace(shape, rows=rows)
+    if all(packing.fits(part, fewer) for part in parts):
+      break
+  columns = {name: look_up(name) for name in more}
   return packing.stack(
-    [
-      packing.pack(
-        groups[at : at + size],
-        shape,
-        kind,
-        columns={name: look_up(name) for name in more},
-      )
-      for at in range(0, len(groups), size)
-    ]
+    [packing.pack(part, fewer, kind, columns=columns) for part in parts]
   )
+
+
+def _row_numbers(shape, multiple: int) -> list[int]:
+  """1/2, 3/4 and all of the rows, as `multiple` divides them; rising."""
+  if shape.rows * shape.row_length < multiple * _WORTH:
+    return [shape.rows]
+  shares = (-(-shape.rows * quarters // 4) for quarters in (2, 3, 4))
+  return sorted({rows + -rows % multiple for rows in shares})
 
 
 def score(job, score_fn, params: PyTree, groups: Groups) -> LossInputs:
