@@ -279,3 +279,25 @@ def test_every_batch_of_a_plan_packs():
       own = [groups[i] for i in members]
       scored = batch.target_slot[n] < np.prod(batch.completion_mask.shape[1:])
       assert scored.sum() == sum(packing.group_cost(g)[1] for g in own)
+
+
+def test_unpack_undoes_what_pack_lays_out():
+  groups = random_groups(6, number=7, completions=3)
+  longest = max(packing.group_cost(g)[0] for g in groups)
+  shape = shape_for(groups, row_length=2 * longest, prompts=7)
+  tokens = lambda g: np.concatenate([g.prompt, *g.completions])
+  own = {g.id: np.stack([tokens(g), 2 * tokens(g)], -1) for g in groups}
+  some = [*groups[:3], None, *groups[4:]]
+  batch = packing.pack(some, shape, Feedback.SCORE, trunk=lambda g: own[g.id])
+  found = packing.unpack(some, shape, batch.trunk)
+  assert found[3] is None
+  for g, values in zip(some, found, strict=True):
+    if g is not None:
+      np.testing.assert_array_equal(values, own[g.id])
+
+
+def test_a_group_that_is_split_over_rows_is_not_unpacked():
+  one = group("f:8", [1, 2], [3] * 8, [4] * 8)
+  shape = shape_for([one], row_length=12, prompts=1)
+  with pytest.raises(ValueError, match="f:8: split"):
+    packing.unpack([one], shape, np.zeros((shape.rows, shape.row_length, 1)))

@@ -234,8 +234,8 @@ def test_policy_and_reference_have_the_samplers_temperature():
     assert np.abs(one - other).max() > 0.05
 
 
-def packed(lengths, microbatches=1, data=1, row_length=300):
-  """A step of 16 prompts with two completions of these lengths."""
+def packed(lengths, microbatches=1, data=1, row_length=300, trunk=None):
+  """A step of 16 prompts with two completions of these lengths, 0: no group."""
   shape = planning.Shape(
     prompts=16 // microbatches,
     completions=2,
@@ -248,6 +248,9 @@ def packed(lengths, microbatches=1, data=1, row_length=300):
     plan=types.SimpleNamespace(shape=shape),
     train=types.SimpleNamespace(kind=Feedback.SCORE),
     mesh=types.SimpleNamespace(shape={"data": data, "fsdp": 1, "tensor": 1}),
+    objective=types.SimpleNamespace(
+      model=types.SimpleNamespace(config=types.SimpleNamespace(width=2))
+    ),
   )
   made = [
     dataclasses.replace(
@@ -256,9 +259,11 @@ def packed(lengths, microbatches=1, data=1, row_length=300):
       ended=(True, True),
       feedback=(0.0, 1.0),
     )
+    if n
+    else None
     for prompt, n in zip(samples.prompts(16), lengths, strict=True)
   ]
-  return columns.pack(job, made)
+  return columns.pack(job, made, trunk=trunk and trunk(made))
 
 
 @pytest.mark.parametrize(
@@ -285,3 +290,13 @@ def test_all_microbatches_of_a_step_have_one_shape():
   batch = packed([140] * 8 + [1] * 8, microbatches=2)
   assert batch.tokens.shape[:2] == (2, 8)
   assert packed([140] * 11 + [1] * 5).tokens.shape[1] == 12
+
+
+def test_states_of_a_microbatch_without_groups_are_nought():
+  states = lambda groups: [
+    g and np.ones((len(g.prompt) + 20, 2)) for g in groups
+  ]
+  batch = packed([10] * 8 + [0] * 8, microbatches=2, trunk=states)
+  assert batch.trunk.shape == (*batch.tokens.shape, 2)
+  assert batch.trunk[0].any() and not batch.trunk[1].any()
+  np.testing.assert_array_equal(batch.trunk[..., 0] == 1, batch.group > 0)

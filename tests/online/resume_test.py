@@ -12,7 +12,7 @@ from tests import runs
 from tests.online import scripted
 from xpo_jax import checkpoint, train
 from xpo_jax.errors import Exit, XpoError
-from xpo_jax.online import journal
+from xpo_jax.online import journal, trunk
 
 pytestmark = pytest.mark.slow
 
@@ -164,6 +164,36 @@ def test_a_finished_run_started_again_asks_nothing(ppo):
   first, again = ppo.asked()
   assert len(first) == 8 and again == []
   assert summary["steps"] == 8 and "reward" in summary["held_out"]
+
+
+FROZEN = PPO | {"model__trained_blocks": 1}
+
+
+def test_states_of_frozen_blocks_are_computed_once_a_rollout(
+  cache, tmp_path, monkeypatch
+):
+  """Four steps and two models read them; a resumed run makes them again."""
+  made, real = [], trunk.states
+  for name in ("kept", "never", "broken"):
+    (tmp_path / name).mkdir()
+  count = lambda *args: made.append(args) or real(*args)
+  monkeypatch.setattr(trunk, "states", count)
+  kept = Runner(tmp_path / "kept", "ppo", FROZEN)
+  kept.start()
+  assert len(made) == 2 + 3 * 2  # rollouts, and two draws an evaluation
+  broken = Runner(tmp_path / "broken", "ppo", FROZEN)
+  for told in ("saving:2", "saving:4"):  # in the first rollout, the second
+    with pytest.raises(scripted.Broken):
+      broken.start(told)
+  broken.start()
+  same(broken, kept)
+  never = Runner(tmp_path / "never", "ppo", FROZEN)
+  monkeypatch.setattr(trunk, "make", lambda model: None)
+  never.start()
+  for found, wanted in zip(
+    runs.lines(kept.run), runs.lines(never.run), strict=True
+  ):
+    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 AHEAD = PPO | {

@@ -90,6 +90,29 @@ def pack(
   )
 
 
+def unpack(
+  groups: Sequence[TokenGroup | None], shape: Shape, values: np.ndarray
+) -> list[np.ndarray | None]:
+  """What `pack` has laid out as `trunk`, group by group.
+
+  Args:
+    groups: of one microbatch, each in one row whole.
+    shape: that of `pack`.
+    values: [R, L, ...].
+
+  Returns:
+    [slots, ...] of the prompt, completion 1, 2, ... for every group.
+  """
+  lengths = _lengths(groups, shape)
+  found, used = [None] * len(groups), np.zeros(shape.rows, np.int64)
+  for b, _, row in _pieces(groups, lengths, shape):
+    if found[b] is not None:
+      raise ValueError(f"{groups[b].id}: split over rows")
+    end = used[row] + lengths[b].sum()
+    found[b], used[row] = values[row, used[row] : end], end
+  return found
+
+
 def fits(groups: Sequence[TokenGroup | None], shape: Shape) -> bool:
   """Whether `pack` finds rows for groups that the shape's other sizes hold."""
   lengths = _lengths(groups, shape)

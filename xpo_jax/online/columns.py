@@ -54,8 +54,10 @@ def make_score(objective: Objective) -> Callable[..., LossInputs]:
   return jax.jit(score)
 
 
-def pack(job, groups: Groups, more: tuple[str, ...] = ()):
+def pack(job, groups: Groups, more: tuple[str, ...] = (), trunk=None):
   """One step's groups as microbatches [n, ...], with the columns `more`.
+
+  `trunk` has the states [slots, D] of every group after the frozen blocks.
 
   The plan has room for samples that are all of the longest kind; most rows of
   most steps would be empty. So there are three numbers of rows, each a program
@@ -70,10 +72,26 @@ def pack(job, groups: Groups, more: tuple[str, ...] = ()):
     fewer = dataclasses.replace(shape, rows=rows)
     if all(packing.fits(part, fewer) for part in parts):
       break
-  columns = {name: look_up(name) for name in more}
-  return packing.stack(
-    [packing.pack(part, fewer, kind, columns=columns) for part in parts]
-  )
+  own = {id(g): s for g, s in zip(groups, trunk or groups, strict=True)}
+  packed = [
+    packing.pack(
+      part,
+      fewer,
+      kind,
+      columns={name: look_up(name) for name in more},
+      trunk=(lambda group: own[id(group)]) if trunk else None,
+    )
+    for part in parts
+  ]
+  if trunk:
+    packed = [b if b.trunk is not None else _no_states(job, b) for b in packed]
+  return packing.stack(packed)
+
+
+def _no_states(job, batch):
+  """Of a microbatch without a group."""
+  width = job.objective.model.config.width
+  return batch.replace(trunk=np.zeros((*batch.tokens.shape, width), np.float32))
 
 
 def _row_numbers(shape, multiple: int) -> list[int]:
@@ -84,11 +102,14 @@ def _row_numbers(shape, multiple: int) -> list[int]:
   return sorted({rows + -rows % multiple for rows in shares})
 
 
-def score(job, score_fn, params: PyTree, groups: Groups) -> LossInputs:
+def score(
+  job, score_fn, params: PyTree, groups: Groups, trunk=None
+) -> LossInputs:
   """The whole rollout on the host, [P, K, T]; a step's prompts at a time."""
   size, parts = job.config.batch.prompts, []
   for at in range(0, len(groups), size):
-    batch = pack(job, groups[at : at + size], ("sampler_logps",))
+    own = slice(at, at + size)
+    batch = pack(job, groups[own], ("sampler_logps",), trunk and trunk[own])
     sampler_logps = flatten_host(batch.columns["sampler_logps"])
     batch = batch.replace(columns={})
     found = score_fn(params, job.frozen, parallel.put_batch(job.mesh, batch))

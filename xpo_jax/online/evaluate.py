@@ -6,7 +6,7 @@ import numpy as np
 
 from xpo_jax.evals import text
 from xpo_jax.judges.tally import Tally
-from xpo_jax.online import columns, groups, journal, rollout, verdicts
+from xpo_jax.online import columns, groups, journal, rollout, trunk, verdicts
 from xpo_jax.online import settings as settings_lib
 from xpo_jax.types import TrainState
 
@@ -98,7 +98,8 @@ def _numbers(tools, state, prompts, drawn, part, count) -> dict[str, float]:
     own = groups.against_pair(
       prompts, few, few, np.where(np.isnan(ones[:, :1]), np.nan, 0.5)
     )
-  x = columns.score(job, tools.score, state.params, own)
+  states = trunk.states(job, tools.trunk, own)
+  x = columns.score(job, tools.score, state.params, own, states)
   mask = drawn.mask[:count]
   said = [t for row in part.verdict.texts for t in row]
   numbers = columns.divergence(x) | {

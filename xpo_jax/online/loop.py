@@ -31,6 +31,7 @@ from xpo_jax.online import (
   limits,
   rollout,
   sealed,
+  trunk,
 )
 from xpo_jax.online import settings as settings_lib
 from xpo_jax.rollout import agreement
@@ -82,6 +83,7 @@ def make_tools(job, alive: Callable[[], None]) -> rollout.Tools:
       online.end_id,
     ),
     score=columns.make_score(job.objective),
+    trunk=trunk.make(job.objective.model),
     prepare=columns.make_prepare(job.objective, config.rollout.importance_cap),
     judge=_heard(judge, alive),
     gold=_heard(gold, alive),
@@ -140,13 +142,14 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
           tools, state, number, tally, loop.folder
         )
       elif current is None:
-        current = sealed.read(loop.folder, number, job.train.groups, note)
+        groups = sealed.read(loop.folder, number, job.train.groups, note)
+        current = groups, trunk.states(job, tools.trunk, groups)
       state, found = _timed_update(loop, state, current, number, update)
       state = _averaged(state, average, found)
       spent = values.get("perf/seconds_update", 0.0)
       found["perf/seconds_update"] += spent
       values |= found
-      names = lambda read=current: [g.id for g in read if g is not None]
+      names = lambda read=current: [g.id for g in read[0] if g]
       skipped.check(job.config, step + 1, values, names)
       loop.alive()
       done, last = step + 1, step + 1 == job.steps
@@ -177,7 +180,7 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
 
 
 def _collect(tools, state, number: int, tally: Tally, folder: Path):
-  """A new rollout: (state, groups, numbers, digest of its file, tally)."""
+  """A new rollout: (state, samples, numbers, digest of its file, tally)."""
   job = tools.job
   _draw_ahead(tools, state, number, folder)
   made, tally = rollout.make(tools, state, number, tally, folder)
@@ -192,7 +195,8 @@ def _collect(tools, state, number: int, tally: Tally, folder: Path):
     rollout_view.view_file(
       number, journal.file_of(folder, number, "jsonl"), every
     )
-  return state, made.groups, dict(made.metrics), note, tally
+  samples = made.groups, made.trunk
+  return state, samples, dict(made.metrics), note, tally
 
 
 def _tally(position: dict) -> Tally:
@@ -201,9 +205,9 @@ def _tally(position: dict) -> Tally:
   return Tally(asked, tuple((name, count) for name, count in reasons))
 
 
-def _timed_update(loop: Loop, state, groups, number: int, update: int):
+def _timed_update(loop: Loop, state, samples, number: int, update: int):
   began = time.monotonic()
-  state, found = _update(loop, state, groups, number, update)
+  state, found = _update(loop, state, *samples, number, update)
   found = {k: float(v) for k, v in found.items()}
   return state, found | {"perf/seconds_update": time.monotonic() - began}
 
@@ -221,14 +225,16 @@ def _evaluate(loop: Loop, tools, state, done: int) -> dict[str, float]:
   return numbers
 
 
-def _update(loop: Loop, state, groups, number: int, update: int):
+def _update(loop: Loop, state, groups, states, number: int, update: int):
   """One optimizer step on minibatch `update` of a rollout."""
   job, sizes = loop.job, settings_lib.sizes(loop.job.config)
   epoch, part = divmod(update, sizes.minibatches)
   noise = np.random.default_rng([job.config.seed, 7, number, epoch])
   order, size = noise.permutation(sizes.prompts), job.config.batch.prompts
-  own = [groups[i] for i in order[part * size : (part + 1) * size]]
-  batch = columns.pack(job, own, columns.names(job.objective))
+  order = order[part * size : (part + 1) * size]
+  pick = lambda every: every and [every[i] for i in order]
+  own, names = pick(groups), columns.names(job.objective)
+  batch = columns.pack(job, own, names, pick(states))
   parts = [batch]
   if job.aux:
     data = job.aux.data

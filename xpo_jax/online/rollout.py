@@ -15,6 +15,7 @@ from xpo_jax.judges.tally import Tally
 from xpo_jax.online import columns, draw, journal, rewards, verdicts
 from xpo_jax.online import groups as groups_lib
 from xpo_jax.online import settings as settings_lib
+from xpo_jax.online import trunk as trunk_lib
 from xpo_jax.online.draw import Drawn
 from xpo_jax.online.groups import Groups
 from xpo_jax.types import PyTree, TrainState
@@ -26,6 +27,7 @@ class Tools(NamedTuple):
   job: object
   drawer: draw.Drawer
   score: Callable
+  trunk: Callable | None
   prepare: Callable
   judge: judge_config.Built | None  # None: token rewards alone
   gold: judge_config.Built | None
@@ -50,6 +52,7 @@ class Rollout:
   groups: Groups
   metrics: dict[str, float]
   method_state: PyTree
+  trunk: trunk_lib.States | None
 
 
 def sample(
@@ -215,7 +218,8 @@ def _checksum(tree: PyTree) -> str:
 
 def _score(tools: Tools, state, chosen: Groups, metrics) -> Rollout:
   job = tools.job
-  x = columns.score(job, tools.score, state.params, chosen)
+  trunk = trunk_lib.states(job, tools.trunk, chosen)
+  x = columns.score(job, tools.score, state.params, chosen, trunk)
   tools.alive()
   metrics |= columns.gap(x) | columns.divergence(x)
   objective = job.objective
@@ -229,7 +233,7 @@ def _score(tools: Tools, state, chosen: Groups, metrics) -> Rollout:
   if np.isfinite(explained):
     metrics["value/explained"] = explained
   groups = columns.attach(chosen, x, columns.names(objective))
-  return Rollout(groups, metrics, x.state)
+  return Rollout(groups, metrics, x.state, trunk)
 
 
 def mean_return(earned: np.ndarray, x) -> float:
