@@ -11,6 +11,16 @@ import signal
 from xpo_jax.errors import Exit, XpoError
 
 AGAIN = "start the same command again to go on"
+
+
+class Told(BaseException):  # passes by `except Exception`
+  """Signal `number` has come in a rollout, whose parts so far are kept."""
+
+  def __init__(self, number: int):
+    super().__init__(number)
+    self.number = number
+
+
 # Signals that have come. What a handler raises may be lost in a library that
 # catches everything; this is not.
 _come: list[int] = []
@@ -55,9 +65,10 @@ def at_once():
 
 @contextlib.contextmanager
 def after_step():
-  """Yields asked(step): 0, or the signal to end with after this step.
+  """Yields asked(number): 0, or the signal to end with.
 
-  Poll it every step. SIGTERM and the first Ctrl-C only set a flag, so that the
+  Poll it after every step; numbers rise, and are the same in all processes.
+  SIGTERM and the first Ctrl-C only set a flag, so that the
   current step can be saved; a second Ctrl-C ends at once.
 
   Raises:

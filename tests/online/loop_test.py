@@ -11,7 +11,7 @@ import pytest
 
 from tests import runs
 from xpo_jax import checkpoint, judge_config, train
-from xpo_jax.online import loop, rollout
+from xpo_jax.online import loop, rollout, tools
 
 STEPS, P, K, NEW = 6, 8, 4, 12
 ONE = {
@@ -285,7 +285,7 @@ def test_every_judged_slice_is_a_sign_of_life(place):
   signs = []
   ask = lambda candidates: signs.append("asked") or candidates
   built = judge_config.Built(None, None, "rating", 0.1)._replace(**{place: ask})
-  heard = loop._heard(built, lambda: signs.append("alive"))
+  heard = tools.heard(built, lambda: signs.append("alive"))
   assert getattr(heard, place)(7) == 7 and signs == ["asked", "alive"]
   assert (heard.judge is None) == (place == "pairs")
-  assert loop._heard(None, print) is None
+  assert tools.heard(None, print) is None

@@ -12,7 +12,7 @@ from tests import runs
 from tests.online import scripted
 from xpo_jax import checkpoint, train
 from xpo_jax.errors import Exit, XpoError
-from xpo_jax.online import journal, trunk
+from xpo_jax.online import journal, loop, trunk
 
 pytestmark = pytest.mark.slow
 
@@ -49,18 +49,32 @@ class Runner:
   def run(self):
     return self.folder / "run"
 
-  def start(self, told="", ends=None):
-    """`told` is where it breaks; `ends` the step at which SIGTERM comes."""
+  def start(self, told="", ends=None, poll=None):
+    """`told` is where it breaks; SIGTERM comes after step `ends`, or at a poll.
+
+    Returns the number of polls.
+    """
+    polls, done, real = [], [None], loop._update
+
+    def asked(number):
+      polls.append(number)
+      here = (number == poll, done[0] == ends)[ends is not None]
+      return signal.SIGTERM if here else 0
+
+    def update(own, state, *more):
+      done[0] = int(state.step) + 1
+      return real(own, state, *more)
+
     config = runs.make(self.folder, self.method, **self.changes)
     with pytest.MonkeyPatch.context() as patch:
       patch.setenv(scripted.LOG, str(self.folder / "log"))
       patch.setenv(scripted.BREAK, told)
       scripted.patched(patch.setattr)
-      if ends is not None:
-        asked = lambda step: signal.SIGTERM if step == ends else 0
-        stop = lambda: contextlib.nullcontext(asked)
-        patch.setattr(train.stopping, "after_step", stop)
-      return train.run(config, self.run, jax.devices()[:1])
+      stop = lambda: contextlib.nullcontext(asked)
+      patch.setattr(train.stopping, "after_step", stop)
+      patch.setattr(loop, "_update", update)
+      train.run(config, self.run, jax.devices()[:1])
+    return len(polls)
 
   def asked(self):
     with pytest.MonkeyPatch.context() as patch:
@@ -157,9 +171,29 @@ def test_it_may_be_stopped_after_any_step(ppo, tmp_path, step):
   assert [x for start in stopped.asked() for x in start] == wanted
 
 
+@pytest.mark.parametrize("save_every", [1, 50])
+def test_it_may_be_stopped_inside_a_rollout(ppo, tmp_path, save_every):
+  """Samples and verdicts are kept: no start repeats what another has done."""
+  changes = PPO | {"train__save_every": save_every}
+  stopped, steps = Runner(tmp_path, "ppo", changes), []
+  # Polled after the samples, before a slice that the judge has not yet seen,
+  # after the verdicts, and after each of four steps.
+  for poll in (0, 1, 2, 2 + 4, 1):
+    with pytest.raises(XpoError, match="stopped by SIGTERM") as error:
+      stopped.start(poll=poll)
+    assert error.value.code == Exit.PREEMPTED
+    steps.append(checkpoint.saved_steps(stopped.run)[-1:])
+  assert steps == [[], [], [], [4], [4]]
+  stopped.start()
+  same(stopped, ppo)
+  (wanted,) = ppo.asked()
+  assert [x for start in stopped.asked() for x in start] == wanted
+
+
 def test_a_finished_run_started_again_asks_nothing(ppo):
   before = runs.lines(ppo.run), ppo.texts()
-  summary = ppo.start()
+  ppo.start()
+  summary = json.loads((ppo.run / "summary.json").read_text())
   assert (runs.lines(ppo.run), ppo.texts()) == before
   first, again = ppo.asked()
   assert len(first) == 8 and again == []

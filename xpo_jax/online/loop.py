@@ -1,6 +1,7 @@
 """The on-policy loop: sample, judge, score, and train on what came of it."""
 
 from collections.abc import Callable
+import itertools
 from pathlib import Path
 import time
 from typing import NamedTuple
@@ -10,22 +11,18 @@ import numpy as np
 
 from xpo_jax import (
   checkpoint,
-  judge_config,
   metrics,
   parallel,
-  placement_table,
   progress,
   rollout_view,
   skipped,
   stopping,
-  token_rewards,
 )
 from xpo_jax.data import packing
 from xpo_jax.errors import checkpoint_error
 from xpo_jax.judges.tally import Tally
 from xpo_jax.online import (
   columns,
-  draw,
   evaluate,
   journal,
   limits,
@@ -34,6 +31,7 @@ from xpo_jax.online import (
   trunk,
 )
 from xpo_jax.online import settings as settings_lib
+from xpo_jax.online import tools as tools_lib
 from xpo_jax.rollout import agreement
 from xpo_jax.types import TrainState
 
@@ -57,57 +55,6 @@ class Loop(NamedTuple):
   alive: Callable[[], None]
 
 
-def make_tools(job, alive: Callable[[], None]) -> rollout.Tools:
-  """Opens the judges, and prints what their models hold.
-
-  Raises:
-    XpoError: one cannot be opened, or its tokens are not the policy's.
-  """
-  online, config = job.online, job.config
-  tokens, before = None, {id(a) for a in jax.live_arrays()}
-  if config.rollout.token_rewards:
-    tokens = token_rewards.open_run(config.rollout.token_rewards, job.tokenizer)
-  judge = gold = None
-  if config.judge.name:
-    judge = judge_config.build(config.judge, "judge")
-  if config.gold.name:
-    gold = judge_config.build(config.gold, "gold")
-  weights = [a for a in jax.live_arrays() if id(a) not in before]
-  if weights and jax.process_index() == 0:
-    placement_table.show({"judges and rewards": weights})
-  return rollout.Tools(
-    job=job,
-    drawer=draw.make_drawer(
-      job,
-      job.train.groups + (online.held.groups if online.held else []),
-      online.end_id,
-    ),
-    score=columns.make_score(job.objective),
-    trunk=trunk.make(job.objective.model),
-    prepare=columns.make_prepare(job.objective, config.rollout.importance_cap),
-    judge=_heard(judge, alive),
-    gold=_heard(gold, alive),
-    token_rewards=tokens,
-    alive=alive,
-  )
-
-
-def _heard(built, alive: Callable[[], None]):
-  """The judge, with a sign of life after every slice that it has judged."""
-  if built is None:
-    return None
-
-  def hear(ask):
-    def heard(candidates):
-      found = ask(candidates)
-      alive()
-      return found
-
-    return ask and heard
-
-  return built._replace(judge=hear(built.judge), pairs=hear(built.pairs))
-
-
 def run(loop: Loop, state: TrainState, position: dict) -> tuple:
   """Trains to the last step.
 
@@ -121,9 +68,9 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
   """
   job, first = loop.job, int(state.step)
   own, sizes = job.config.rollout, settings_lib.sizes(job.config)
-  tools, tally = make_tools(job, loop.alive), _tally(position)
+  tools, tally = tools_lib.make(job, loop.alive), _tally(position)
   history = _history(loop.folder, first)
-  average = _make_average(own.ema_decay)
+  average, polls = _make_average(own.ema_decay), itertools.count()
   current, values = None, dict(position.get("metrics", {}))
   note, stopped = position.get("rollout", ""), position.get("stopped", "")
   _check_ahead(job, loop.folder, -(-first // sizes.updates))
@@ -135,12 +82,19 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
       job.steps, job.objective.method.id, SHOWN, initial=first
     ) as task,
   ):
+    collecting = tools_lib.interruptible(tools, lambda: asked(next(polls)))
     for step in range(first, first if stopped else job.steps):
       number, update = divmod(step, sizes.updates)
       if not update:
-        state, current, values, note, tally = _collect(
-          tools, state, number, tally, loop.folder
-        )
+        try:
+          state, current, values, note, tally = _collect(
+            collecting, state, number, tally, loop.folder
+          )
+        except stopping.Told as told:
+          if step > first:  # else nothing is new
+            where = _position(step, note, "", {}, tally)
+            _save(loop, state, where, True, False)
+          raise _end(told.number, step, job) from None
       elif current is None:
         groups = sealed.read(loop.folder, number, job.train.groups, note)
         current = groups, trunk.states(job, tools.trunk, groups)
@@ -161,22 +115,32 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
         history.append(_evaluate(loop, tools, state, done))
         stopped = limits.reached(history, own.kl_budget, own.patience)
       values = {} if whole else values
-      stop = asked(done)
-      where = {
-        "next_step": done,
-        "rollout": note,
-        "stopped": stopped,
-        "metrics": values,
-        "tally": [tally.asked, tally.reasons],
-      }
+      stop = asked(next(polls))
+      where = _position(done, note, stopped, values, tally)
       _save(loop, state, where, bool(stop), last or bool(stopped))
       if stop and not (last or stopped):
-        raise stopping.error(stop, f"saved at step {done} of {job.steps}")
+        raise _end(stop, done, job)
       if stopped:
         break
   if stopped:
     print(f"ended early at step {int(state.step)}: {stopped}")
   return state, history[-1] if history else {}, stopped
+
+
+def _position(step: int, note: str, stopped: str, values, tally: Tally) -> dict:
+  """What a checkpoint notes; `values` are of the rollout that it is within."""
+  return {
+    "next_step": step,
+    "rollout": note,
+    "stopped": stopped,
+    "metrics": values,
+    "tally": [tally.asked, tally.reasons],
+  }
+
+
+def _end(number: int, step: int, job) -> BaseException:
+  done = f"saved at step {step} of {job.steps}"
+  return stopping.error(number, done if step else "before the first step")
 
 
 def _collect(tools, state, number: int, tally: Tally, folder: Path):

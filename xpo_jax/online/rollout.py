@@ -33,6 +33,7 @@ class Tools(NamedTuple):
   gold: judge_config.Built | None
   token_rewards: Callable | None  # groups -> numbers [n_k] a completion
   alive: Callable[[], None]
+  told: Callable[[], None] = lambda: None  # raises stopping.Told
 
 
 class Part(NamedTuple):
@@ -148,6 +149,9 @@ def make(
 
   With rollout.max_batches > 1, prompts whose scores are all equal are left out
   and further ones drawn in their place (DAPO).
+
+  Raises:
+    Told: of `stopping`, after samples or verdicts, which are then on the disk.
   """
   job, own = tools.job, tools.job.config.rollout
   began, spent = time.monotonic(), {}
@@ -169,10 +173,12 @@ def make(
     label = label_of(tools, state, order, at)
     drawn, other = sample(tools, state, prompts, at, path("samples"), label)
     lap("sampling")
+    tools.told()
     part = judge(tools, prompts, texts, drawn, other, tally, path("judge"))
     tally = part.verdict.tally
     tools.alive()
     lap("judging")
+    tools.told()
     parts.append((part, texts))
     decided = np.ones(len(prompts), bool)
     if own.max_batches > 1:
