@@ -31,6 +31,9 @@ def test_auto_is_each_policy_s_own_template(tmp_path, trained, text):
       byte_tokenizer(), trained_with=trained, eos_id=258
     )
 
+    def spread(self):
+      return self
+
     def sample(self, ids, *_, end_id, **__):
       asked.append((self.tokenizer.decode(ids[0]), end_id))
       return Samples(

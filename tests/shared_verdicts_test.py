@@ -14,8 +14,7 @@ from xpo_jax.judges.candidates import Judgement
 
 FIVE = candidates(("a", "bb"), ("c", "d"), ("e", "f"), ("g", "hh"), ("i", ""))
 ALONE = (
-  "additive verdict_rating verdict_pair sentiment length format exact_match "
-  "function remote_rating remote_pair"
+  "sentiment length format exact_match function remote_rating remote_pair"
 ).split()
 
 

@@ -100,6 +100,14 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def all_devices(config) -> Mesh:
+  """All devices share the rows, and the weights where these divide."""
+  devices = jax.devices()
+  count = len(devices)
+  shape = (1, count) if config.width % count == 0 else (count, 1)
+  return make_mesh(*shape, 1, devices=devices)
+
+
 @contextlib.contextmanager
 def use(mesh: Mesh):
   """Inside, logical constraints bite."""

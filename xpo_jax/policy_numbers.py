@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xpo_jax import fetch, progress
+from xpo_jax import fetch, parallel, placement, progress
 from xpo_jax.evals import diversity
 from xpo_jax.models import model as lm
 from xpo_jax.models import states
@@ -55,8 +55,14 @@ def _logps(split: Split, groups, trunk, name: str) -> list[np.ndarray]:
     _cache(),
     trunk,
     progress.tracked(name),
+    _devices(split),
   )
   return [x for g in groups for x in look_up(g)]
+
+
+def _devices(split: Split) -> states.Devices:
+  mesh = parallel.all_devices(split.model.config)
+  return placement.devices_of(mesh, split.model)
 
 
 def _rewards(split: Split, groups, trunk, name: str) -> np.ndarray:
@@ -69,6 +75,7 @@ def _rewards(split: Split, groups, trunk, name: str) -> np.ndarray:
     _cache(),
     trunk,
     progress.tracked(name),
+    _devices(split),
   )
   found = [x for g in groups for x in look_up(g)]
   return np.array([x[-1] if len(x) else np.nan for x in found])
@@ -111,6 +118,7 @@ def scores(
       groups,
       _cache(),
       progress.tracked(f"trunk states, {name}"),
+      _devices(own),
     )
   found = {
     judge: _rewards(

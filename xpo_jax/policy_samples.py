@@ -23,6 +23,7 @@ def sample_policy(
   rows = hosts.first(lambda: _kept(path))
   if rows is None:
     rows, size = [], settings.prompts_at_once
+    policy = policy.spread()
     with progress.track(len(ids), f"samples, {name}") as task:
       for start in range(0, len(ids), size):
         part = ids[start : start + size]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xpo_jax import checkpoint, config, run_folder, stored
+from xpo_jax import checkpoint, config, run_folder, spread, stored
 from xpo_jax.errors import checkpoint_error, usage_error
 from xpo_jax.models import model as lm
 from xpo_jax.models import sequences, states
@@ -23,9 +23,7 @@ from xpo_jax.models.transformer import TransformerConfig
 from xpo_jax.models.weights.load import load_weights
 from xpo_jax.models.weights.token_bytes import token_bytes
 from xpo_jax.models.weights.tokenizer import Tokenizer
-from xpo_jax.models.weights.tokenizer_files import (
-  save_tokenizer,
-)
+from xpo_jax.models.weights.tokenizer_files import save_tokenizer
 from xpo_jax.rollout import requests, sampler, stops
 from xpo_jax.types import Array, PyTree
 
@@ -37,17 +35,23 @@ PROMPT_BUCKET = 16  # prompts are padded to multiples: few compilations
 class Pretrained:
   """A model, its whole parameter tree and its tokenizer.
 
-  `reward_head` is there when the run trained a reward model.
+  `reward_head` is there when the run trained a reward model, `mesh` once
+  `spread` has put the weights on all devices.
   """
 
   model: Model
   params: PyTree
   tokenizer: Tokenizer | None
   reward_head: PyTree | None = None
+  mesh: jax.sharding.Mesh | None = None
 
-  @property
-  def weights(self) -> Weights:
-    return Weights({}, self.params)
+  def spread(self) -> "Pretrained":
+    """The same on all devices, which share the prompts of `sample`.
+
+    With several processes all of them must then ask alike.
+    """
+    model, params, mesh = spread.place(self.model, self.params)
+    return dataclasses.replace(self, model=model, params=params, mesh=mesh)
 
   def logits(self, tokens: Array) -> Array:
     """tokens int [B, T] (one sequence a row) -> float32 [B, T, V].
@@ -156,13 +160,12 @@ class Pretrained:
       eos_id=tokenizer.eos_id if end_id is None else end_id,
       top_k=top_k,
     )
-    tokens, lengths = requests.pad(ids)
-    key = jax.random.key(seed)
+    rows = np.arange(len(ids), dtype=np.int32) if rows is None else rows
     table = stops.stop_table(token_bytes(tokenizer), stop) if stop else None
-    samples = sampler.generate(
-      self.model, self.weights, tokens, lengths, key, how, rows, stops=table
+    key = jax.random.key(seed)
+    samples = spread.draw(
+      self.mesh, self.model, self.params, ids, rows, key, how, table
     )
-    samples = jax.tree.map(np.asarray, samples)
     read = lambda t, m: stops.cut(tokenizer.decode(t[m]), stop)
     texts = [
       [read(t, m) for t, m in zip(ts, ms, strict=True)]

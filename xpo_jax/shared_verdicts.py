@@ -2,9 +2,7 @@
 
 A judge whose model lies on the mesh of all devices is asked by all processes
 at once. Any other is asked by process 0 alone: nobody is paid or given the time
-to answer twice, and all hear the same. Judges that write (additive,
-verdict_rating, verdict_pair) are of this kind, too: each process would compute
-their replies by itself, on its own devices.
+to answer twice, and all hear the same.
 """
 
 from pathlib import Path
@@ -13,8 +11,9 @@ from xpo_jax import hosts, judge_config
 from xpo_jax.judges import journal
 from xpo_jax.judges.candidates import Judge, PairJudge
 
-# Those of `judge_options.USES` that go through `judging.make_scorer` or
-# `score_forward.load`, whose mesh has the devices of all processes.
+# Those of `judge_options.USES` that go through `judging.make_scorer`,
+# `score_forward.load` or `spread.place`, whose mesh has the devices of all
+# processes.
 ON_MESH = (
   "reward_model",
   "implicit",
@@ -22,6 +21,9 @@ ON_MESH = (
   "pairwise",
   "rating",
   "principles",
+  "additive",
+  "verdict_rating",
+  "verdict_pair",
 )
 
 

@@ -13,6 +13,7 @@ import hashlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xpo_jax.models import cache, heads
@@ -25,8 +26,8 @@ CHUNK_ROWS = 4
 
 
 def _read(tree: PyTree) -> PyTree:
-  """Weights as they are, read if they are still in their files."""
-  return jax.tree.map(np.asarray, tree)
+  """Weights on the default device, read if they are still in their files."""
+  return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), tree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,15 +239,19 @@ def reward_scores(
   folder: Path,
   trunk: Callable | None = None,
   track: Callable = lambda it, total: it,
+  devices: Devices = ONE,
 ) -> Callable:
   """A lookup group -> list over K of float32 [n_k] reward-head values."""
 
   def numbers(both, tokens, places, states, place, at, target):
     return _row_rewards(model, *both, tokens, places, states, at)
 
-  both = (weights, head)
+  both, put = (weights, head), devices.weights
+  if devices is not ONE:
+    put = lambda pair: (devices.weights(pair[0]), pair[1])
+  devices = dataclasses.replace(devices, weights=put)
   return _completion_numbers(
-    "rewards", both, numbers, model, groups, folder, trunk, track, ONE
+    "rewards", both, numbers, model, groups, folder, trunk, track, devices
   )
 
 

@@ -164,7 +164,7 @@ def open_sampler(settings, where: str) -> Sampler:
     name = settings.template
     name = templates.usual(policy.tokenizer) if name == "auto" else name
     forms.append(templates.make_template(policy.tokenizer, name))
-    policies.append(policy)
+    policies.append(policy.spread())
     plain.append(name == "plain")
   parts = (make_calls(settings), policies, forms, plain)
   return Sampler(settings, *map(tuple, parts))
