@@ -9,10 +9,11 @@ and .html.
 """
 
 import pathlib
+import signal
 import subprocess
 import sys
 
-from xpo_jax import flags, recipe_rows, recipe_table, recipes
+from xpo_jax import errors, flags, recipe_rows, recipe_table, recipes
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "recipes"
@@ -31,9 +32,12 @@ def run(name: str, variant: str, folder: pathlib.Path) -> int:
   reuse = [f"--reuse={','.join(map(str, sorted(done)))}"] if done else []
   config = f"--config={CONFIGS / name}.py:{variant}"
   command = ["run", config, f"--workdir={folder / name}", *reuse]
-  return subprocess.run(
-    [sys.executable, "-m", "xpo_jax.cli", *command]
-  ).returncode
+  child = subprocess.Popen([sys.executable, "-m", "xpo_jax.cli", *command])
+  before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+  try:
+    return child.wait()
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def table(variant: str, folder: pathlib.Path) -> None:
@@ -60,7 +64,10 @@ def main(argv: list[str]) -> int:
   failed = []
   for name in argv[1:] or names():
     print(f"\n=== {name}", flush=True)
-    if run(name, variant, folder):
+    code = run(name, variant, folder)
+    if code == errors.Exit.PREEMPTED:
+      return code
+    if code:
       failed.append(name)
   table(variant, folder)
   if failed:

@@ -8,6 +8,7 @@ import pytest
 
 from tests import tiny
 from xpo_jax import config, parallel, placement, pretrained
+from xpo_jax.errors import XpoError
 from xpo_jax.models import states
 from xpo_jax.models.model import Weights
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
@@ -54,3 +55,33 @@ def test_cached_numbers_come_from_the_mesh(tmp_path):
   assert devices.weights(weights) is placed
   one = parallel.make_mesh(1, 1, 1, devices=jax.devices()[:1])
   assert placement.devices_of(one, tiny.MODEL) is states.ONE
+
+
+@pytest.mark.parametrize(
+  "key, method", [("reference.source", "dpo"), ("rollout.value_source", "ppo")]
+)
+def test_a_model_of_other_tokens_is_refused(monkeypatch, key, method):
+  """Tables of one size would be read without a word."""
+  own, held = byte_tokenizer(), tiny.objective(method)
+  other = dataclasses.replace(own, eos_id=own.eos_id - 1)
+  head = {"kernel": np.zeros((tiny.MODEL.config.width, 1))}
+  loaded = Pretrained(tiny.MODEL, tiny.params(), own, head)
+  load = lambda source, *_, **__: (
+    dataclasses.replace(loaded, tokenizer=other) if source == "other" else own
+  )
+  monkeypatch.setattr(pretrained, "load_pretrained", load)
+  settings = config.base().unlock()
+  settings.update_from_flattened_dict({key: "other"})
+  mesh = parallel.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+
+  def place():
+    parts = placement.start_params(
+      settings, tiny.MODEL, loaded, held.method, held.settings
+    )
+    needs = held.method.needs(held.settings)
+    return placement.make_frozen(settings, mesh, tiny.MODEL, parts, needs)
+
+  with pytest.raises(XpoError, match=f"{key}='other': another tokenizer"):
+    place()
+  other = own
+  place()

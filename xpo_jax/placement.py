@@ -82,6 +82,7 @@ class Parts:
   logical: PyTree  # their logical axes
   trunk: PyTree  # frozen first blocks, {} without
   top: PyTree  # the start of the rest; frozen under LoRA
+  base: Pretrained  # what they were split from
 
 
 def start_params(
@@ -104,16 +105,16 @@ def start_params(
     logical["reward_head"] = jax.tree.map(lambda _: empty, head)
   trainable, names = {"policy": policy}, {"policy": logical}
   if "values" in method.needs(settings):
-    value = _value_start(config, model, policy, trunk, top)
+    value = _value_start(config, model, policy, trunk, top, base)
     trainable["value"] = value
     own = {k: v for k, v in logical.items() if k != "reward_head"}
     of_head = jax.tree.map(lambda _: empty, value["head"])
     names["value"] = {**own, "head": of_head}
-  return Parts(trainable, names, trunk, top)
+  return Parts(trainable, names, trunk, top, base)
 
 
 def _value_start(
-  config, model: Model, policy: PyTree, trunk: PyTree, top: PyTree
+  config, model: Model, policy: PyTree, trunk: PyTree, top: PyTree, base
 ) -> PyTree:
   """The value model: the policy with a new head, or a reward model's own.
 
@@ -132,7 +133,7 @@ def _value_start(
       f"rollout.value_source={source!r} has no reward head; name a run of "
       "rm_bt, rm_kwise or another reward model"
     )
-  own = _same_trunk("rollout.value_source", source, found, model, trunk)
+  own = _same_trunk("rollout.value_source", source, found, model, trunk, base)
   head = jax.tree.map(np.asarray, found.reward_head)
   return {"top": own, "head": head}
 
@@ -190,7 +191,7 @@ def make_frozen(
         "reference.mode=live: under LoRA the live reference is the base; with "
         "reference.source use reference.mode=cached"
       )
-    reference = _other_reference(config, model, parts.trunk)
+    reference = _other_reference(config, model, parts)
   frozen = Frozen(
     trunk=put(parts.trunk),
     top=put(parts.top) if lora else None,
@@ -259,19 +260,29 @@ def fingerprints(
   }
 
 
-def _other_reference(config, model: Model, trunk: PyTree) -> PyTree:
+def _other_reference(config, model: Model, parts: Parts) -> PyTree:
   """The top of reference.source, whose trunk must be the policy's."""
   source = config.reference.source
   other = pretrained.load_pretrained(source, config.model.dtype, unread=True)
-  return _same_trunk("reference.source", source, other, model, trunk)
+  return _same_trunk(
+    "reference.source", source, other, model, parts.trunk, parts.base
+  )
 
 
-def _same_trunk(key: str, source: str, other: Pretrained, model, trunk):
-  """The top of a model whose frozen blocks are the policy's."""
+def _same_trunk(
+  key: str, source: str, other: Pretrained, model, trunk, base: Pretrained
+):
+  """The top of a model whose frozen blocks and tokens are the policy's."""
   if other.model.config != model.config:
     raise usage_error(
       f"{key}={source!r}: another architecture than the policy's; use a "
       "checkpoint of the same model"
+    )
+  pair = [m.tokenizer and m.tokenizer.fingerprint() for m in (base, other)]
+  if all(pair) and pair[0] != pair[1]:
+    raise usage_error(
+      f"{key}={source!r}: another tokenizer than the policy's, its ids mean "
+      "other texts; use a checkpoint of the same model"
     )
   other_trunk, top = lm.split(other.params, model.trunk_blocks)
   if states.fingerprint(other_trunk) != states.fingerprint(trunk):
