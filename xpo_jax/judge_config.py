@@ -20,9 +20,10 @@
 
 A judge that writes is greedy when one reply is asked for, and samples at
 temperature 0.7, top-p 0.9 (methods.md 6.1) when `samples` are more. Judges read
-texts: their tokenizer need not be the policy's. Judges that a language model
-answers are not asked about answers that say nothing, see `judges.nulls`, unless
-`guard` is False: where right answers are short by nature.
+texts: their tokenizer need not be the policy's. Judges that are a model are not
+asked about answers that say nothing, see `judges.nulls`, unless `guard` is
+False: where right answers are short by nature. Reward models never saw such
+answers, and may like them best of all.
 """
 
 import collections

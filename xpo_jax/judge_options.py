@@ -35,19 +35,18 @@ DEFAULTS: dict[str, Any] = {
 }
 TEMPLATES = ("auto", "plain", "chat")
 URL, KEY = "XPO_JUDGE_URL", "XPO_JUDGE_KEY"  # environment, of remote judges
-_MODEL = ("source", "template", "max_invalid")
-_ASKED = (*_MODEL, "guard")  # answered by a language model
+_MODEL = ("source", "template", "max_invalid", "guard")
 # Name -> the keys that it uses; others must keep their defaults.
 USES: dict[str, tuple[str, ...]] = {
   "reward_model": _MODEL,
   "implicit": (*_MODEL, "reference", "beta"),
   "preference_model": _MODEL,
-  "pairwise": _ASKED,
-  "rating": _ASKED,
-  "principles": (*_ASKED, "principles", "reason", "votes"),
-  "additive": (*_ASKED, "samples"),
-  "verdict_rating": (*_ASKED, "samples"),
-  "verdict_pair": _ASKED,
+  "pairwise": _MODEL,
+  "rating": _MODEL,
+  "principles": (*_MODEL, "principles", "reason", "votes"),
+  "additive": (*_MODEL, "samples"),
+  "verdict_rating": (*_MODEL, "samples"),
+  "verdict_pair": _MODEL,
   "sentiment": (),
   "length": ("source",),
   "format": ("source",),

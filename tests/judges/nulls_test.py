@@ -21,6 +21,9 @@ from xpo_jax.stages import selection, verdicts
 
 NAN = np.nan
 ASKED = {
+  "reward_model",
+  "implicit",
+  "preference_model",
   "pairwise",
   "rating",
   "principles",
@@ -33,7 +36,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("name", judge_options.USES)
-def test_judges_that_a_language_model_answers_are_guarded(name, monkeypatch):
+def test_judges_that_are_models_are_guarded(name, monkeypatch):
   monkeypatch.setenv(judge_options.URL, "http://127.0.0.1:1/v1")
   monkeypatch.setitem(judge_config._BUILDERS, name, lambda given: "made")
   source = {"length": "1-2", "sentiment": "", "function": "tests.runs:pair"}
