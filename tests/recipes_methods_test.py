@@ -19,7 +19,7 @@ OPTIONS = {
   "online_rlhf": ("ref=previous",),
   "reinforce_pp": ("baseline=on",),
   "reward_model": ("loss=rm_kwise", "loss=rm_negative", "loss=rm_token"),
-  "self_rewarding": ("judge=rating",),
+  "self_rewarding": ("judge=rating", "prompts=own"),
   "slic_sample_rank": ("ranker=pointwise",),
 }
 CASES = [
@@ -148,6 +148,25 @@ def test_the_gold_of_dno_is_the_best_by_its_mean_rating():
     own = stages[f"samples{n}"]
     assert own.gold and own.data.format == "lists"
     assert stages[f"round{n}"].model.source == own.policies[0]
+
+
+@pytest.mark.parametrize("variant", recipes.VARIANTS)
+def test_own_prompts_are_enough_for_all_rounds(variant):
+  """methods.md 6.1: 8-shot, by a fixed model; each round has its own."""
+  found = recipe("self_rewarding", variant, "prompts=own")
+  films = recipe("self_rewarding", variant)
+  stages, wanted = found.stages, found.stages.prompts
+  assert wanted.shots == 8 and wanted.policy != "stage:first"
+  rounds = [n for n in found.order if n.startswith("samples")]
+  assert found.order.index("prompts") < found.order.index(rounds[0])
+  for n, name in enumerate(rounds):
+    own = stages[name].to_dict()
+    assert own["first"] == n * own["prompts"]
+    assert own["data"].pop("source") == "stage:prompts/data.jsonl"
+    other = films.stages[name].to_dict()
+    assert other["data"].pop("source") == "films" and own == other
+  assert wanted.prompts == sum(stages[name].prompts for name in rounds)
+  assert [n for n in found.order if n != "prompts"] == list(films.order)
 
 
 def test_ppo_of_anthropic_has_a_tiny_pull():

@@ -106,6 +106,10 @@ def small(stage, rows) -> None:
     stage.each = 4
   if "data" in stage:
     local(stage.data, rows, False)
+  if "shots" in stage:  # the tiny model says little, and little else again
+    stage.lead, stage.suffix, stage.overlap = "Thing ", ":", 1.0
+    stage.prompts, stage.requests, stage.max_new_tokens = 16, 256, 40
+    return
   for key, most in (
     ("prompts", 8),
     ("first", 24),
@@ -210,6 +214,19 @@ def test_a_reward_model_of_rejected_texts_alone(make, base):
   head = run_folder.read(folder / "reward").policy["reward_head"]
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(head))
   assert first_loss(folder / "reward") > 0
+
+
+def test_self_rewarding_on_prompts_of_its_own(make, base):
+  chosen = make("self_rewarding", "tiny,prompts=own")
+  chosen.stages.samples2.first = 8
+  folder = base.parent / "self_rewarding-own"
+  pipeline.run(chosen, folder, [str(base)])
+  new = [row["prompt"] for row in read(folder / "prompts" / "data.jsonl")]
+  assert not set(new) & {rated(n)["prompt"] for n in range(120)}
+  for n, first in ((1, 0), (2, 8)):
+    asked = read(folder / f"samples{n}" / "samples.jsonl")
+    assert [row["prompt"] for row in asked] == new[first : first + 8]
+  starts_at_log_2("round1", "round2")(folder, chosen)
 
 
 def check_online(run: pathlib.Path, stage) -> None:

@@ -6,6 +6,7 @@ so that a run that judges every step compiles a few programs and no more.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import json
 import math
 
@@ -51,6 +52,11 @@ class Reader:
   model: Pretrained
   template: Template
 
+  @functools.cached_property
+  def _spread(self) -> Pretrained:
+    """Placed once, and only if the model is to write."""
+    return self.model.spread()
+
   def ask(self) -> Ask:
     """Sums of log-probs of each answer with its terminator.
 
@@ -83,12 +89,15 @@ class Reader:
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    stop: Sequence[str] = (),
   ) -> Write:
     """One sampled reply a request; temperature 0 is greedy.
 
-    A question that leaves no room for the reply gets None.
+    A question that leaves no room for the reply gets None. A text of `stop`
+    ends a reply and is no part of it.
     """
     room = self.model.model.config.max_length - max_new_tokens
+    model = self._spread
 
     def write(requests: Sequence[tuple[Prompt, int]]) -> list[Reply | None]:
       ids = [np.asarray(self.template.prompt(p), np.int32) for p, _ in requests]
@@ -97,13 +106,14 @@ class Reader:
       for at in range(0, len(fits), ROWS):
         part = fits[at : at + ROWS]
         filled = part + [part[-1]] * (ROWS - len(part))
-        samples, texts = self.model.sample(
+        samples, texts = model.sample(
           [ids[n] for n in filled],
           max_new_tokens=max_new_tokens,
           temperature=temperature,
           top_p=top_p,
           seed=seed + at,
           end_id=self.template.end_id,
+          stop=stop,
         )
         for n, own, ended in zip(part, texts, samples.ended, strict=False):
           out[n] = Reply(own[0], bool(ended[0]))

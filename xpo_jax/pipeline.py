@@ -32,7 +32,7 @@ from xpo_jax import (
 )
 from xpo_jax.errors import checkpoint_error, usage_error
 from xpo_jax.evals import compare
-from xpo_jax.stages import generate, judge_examples, merge, revise
+from xpo_jax.stages import generate, judge_examples, merge, propose, revise
 
 PREFIX = "stage:"
 MANIFEST = "manifest.json"
@@ -44,6 +44,7 @@ KINDS = {
   "select": generate,
   "revisions": revise,
   "rated": judge_examples,
+  "shots": propose,
   "operator": merge,
   "policies": evaluation,
 }

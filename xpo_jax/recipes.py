@@ -132,7 +132,7 @@ def ppo(variant: str, reward: str = "stage:reward", **keywords):
   c = online(variant, "ppo", judge, **keywords)
   c.rollout.completions = 1
   c.batch.prompts = _pick(variant, 8, 32)
-  c.train.steps, c.train.eval_every = _pick(variant, (24, 12), (32, 16))
+  c.train.steps, c.train.eval_every = _pick(variant, (24, 12), (36, 12))
   c.rollout.prompts, c.rollout.epochs = 2 * c.batch.prompts, 2
   c.rollout.value_source = reward
   return c

@@ -7,21 +7,45 @@ Paper: https://arxiv.org/abs/2401.10020
 First SFT on review sentences and on examples of judging (raters' means as 0..5
 points); then rounds of 4 samples at temperature .7, 3 replies of the same model
 as judge for each, and DPO on the best and the worst against it. Prompts are
-further films; the paper has a model write them. `judge=rating`
-takes the expected rating instead of replies: much faster. `:tiny` cannot judge:
-its log-ratio to the SFT policy takes the place of points. Expect a gap between
-the scores of pairs; 135M parameters judge badly.
+further films; with `prompts=own` a fixed model writes them after 8 examples, as
+in the paper. `judge=rating` takes the expected rating instead of replies: much
+faster. `:tiny` cannot judge: its log-ratio to the SFT policy takes the place of
+points. Expect a gap between the scores of pairs; 135M parameters judge badly.
 """
 
 from xpo_jax import config, recipes
 from xpo_jax.stages import judge_examples
+from xpo_jax.stages.section import DATA
 
-ROUNDS = 2
+ROUNDS, PROMPTS = 2, 32  # of each round
+
+
+def new_films(tiny: bool) -> dict:
+  """A stage that writes the prompts of all rounds: titles, in films' form."""
+  return dict(
+    shots=8,
+    policy="stage:sft" if tiny else recipes.START,
+    data=dict(DATA, source="films"),
+    heading="Films:",
+    lead="Film: ",
+    suffix="\nCritic:",
+    prompts=ROUNDS * PROMPTS,
+    requests=8 * ROUNDS * PROMPTS,
+    max_new_tokens=40 if tiny else 24,
+    top_p=0.9,
+    template="plain",
+    min_words=1,
+    max_words=20 if tiny else 10,
+    keywords=(),
+  )
 
 
 def get_config(arg: str = ""):
   chosen = config.parse_arg(
-    arg, variant=recipes.VARIANTS, judge=("additive", "rating")
+    arg,
+    variant=recipes.VARIANTS,
+    judge=("additive", "rating"),
+    prompts=("films", "own"),
   )
   variant = chosen.variant
   tiny = variant == "tiny"
@@ -32,6 +56,8 @@ def get_config(arg: str = ""):
   first.data.overlong_prompt = "left" if tiny else "drop"
   first.aux.method, first.aux.source, first.aux.format = "sft", "films", "texts"
   first.aux.prompts = 16
+  own = chosen.prompts == "own"
+  further = dict(prompts=new_films(tiny)) if own else {}
 
   def draw(policy):
     judge = dict(name=chosen.judge, source=policy)
@@ -39,16 +65,19 @@ def get_config(arg: str = ""):
       judge |= dict(name="implicit", reference="stage:sft", beta=0.1)
     elif chosen.judge == "additive":
       judge |= dict(samples=3, max_invalid=0.5)
-    return recipes.generate(
+    samples = recipes.generate(
       variant,
       "best_worst",
       (policy,),
       completions=4,
-      prompts=32,
+      prompts=PROMPTS,
       temperatures=(0.7,),
       top_p=0.9,
       judge=judge,
     )
+    if own:
+      samples.data.source = "stage:prompts/data.jsonl"
+    return samples
 
   def learn(policy):
     stage = recipes.iterate(variant, "dpo", policy, beta=0.1)
@@ -61,6 +90,7 @@ def get_config(arg: str = ""):
       rated=rated, low=-3.0, high=3.0, each=8 if tiny else 80, seed=0
     ),
     first=recipes.on_rows(first, "stage:examples/data.jsonl"),
+    **further,
     **stages,
     evaluate=recipes.evaluate(variant, {"first": "stage:first", **policies}),
   )
