@@ -12,7 +12,7 @@ from tests import tiny_models as tiny
 from tests.judges.stand_ins import candidates
 from tests.pretrained_test import write_run
 from tests.tiny import compilations
-from xpo_jax import config, implicit, judging
+from xpo_jax import config, group_numbers, implicit, judging
 from xpo_jax.data import templates
 from xpo_jax.errors import XpoError
 from xpo_jax.judges import pairwise, pointwise, rating, wording
@@ -104,6 +104,25 @@ def test_shapes_are_rounded(ask):
   assert len(compiled) == 1
 
 
+def test_questions_of_many_lengths(ask, monkeypatch):
+  """Three forwards, the short questions together; each has its own numbers."""
+  sizes, real = [], group_numbers.packing.pack
+  monkeypatch.setattr(group_numbers, "ROWS", 8)
+  monkeypatch.setattr(
+    group_numbers.packing,
+    "pack",
+    lambda own, shape, kind: (
+      sizes.append(shape.row_length) or real(own, shape, kind)
+    ),
+  )
+  texts = ["x" * n for n in (300, 5, 200, *range(1, 20), 150)]
+  found = ask([(text, ("1", "10")) for text in texts])
+  assert sizes == [64, 64, 320]
+  for text, own in zip(texts, found, strict=True):
+    wanted = [plain_sum(params(0), text, answer) for answer in ("1", "10")]
+    np.testing.assert_allclose(own, wanted, rtol=1e-4)
+
+
 def test_writing():
   write = reader().write(max_new_tokens=3)
   found = write([("one?", 0), ("y" * 1023, 0), ("two?", 0)])
@@ -188,7 +207,7 @@ def test_the_wrong_kind(folder):
 
 
 def test_long_groups_are_split_by_completions():
-  score = judging.scores_of(
+  score = group_numbers.scores_of(
     judging.make_scorer(reader().model, "sft", implicit.LogpReward(1.0, False))
   )
   texts = ("a" * 400, "b" * 300, "c" * 500, "d")

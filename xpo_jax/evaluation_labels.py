@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from xpo_jax import judging, label_journal, policy_samples
+from xpo_jax import group_numbers, judging, label_journal, policy_samples
 from xpo_jax.data import films, load, templates
 from xpo_jax.data.records import Group
 from xpo_jax.errors import data_error
@@ -58,7 +58,7 @@ def candidates_of(groups: Sequence[Group]) -> Candidates:
 
 def reward_judge(model: Pretrained, template: str) -> Judge:
   """A reward model's head as a judge of texts."""
-  score = judging.scores_of(
+  score = group_numbers.scores_of(
     judging.make_scorer(model, "rm_bt", HeadReward("last"))
   )
   name = policy_samples.template_name(model, template)

@@ -1,7 +1,6 @@
 """Models for judges: scores of completions, answers to questions, texts.
 
-All scores go through the packed forward of `xpo score`. Shapes are rounded up,
-so that a run that judges every step compiles a few programs and no more.
+All scores go through the packed forward of `xpo score`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 
 from xpo_jax import (
+  group_numbers,
   implicit,
   methods,
   parallel,
@@ -22,22 +22,18 @@ from xpo_jax import (
   score_forward,
   stored,
 )
-from xpo_jax.data import packing, templates
-from xpo_jax.data.planning import Shape, group_lengths
-from xpo_jax.data.records import Prompt, TokenGroup
+from xpo_jax.data import templates
+from xpo_jax.data.records import Prompt
 from xpo_jax.data.templates import Template
 from xpo_jax.errors import checkpoint_error, usage_error
 from xpo_jax.judges import pointwise
-from xpo_jax.judges.candidates import Ask, Judge, Reply, Score, Write
+from xpo_jax.judges.candidates import Ask, Judge, Reply, Write
 from xpo_jax.models import model as lm
 from xpo_jax.pretrained import Pretrained
 from xpo_jax.score_forward import Scorer
 from xpo_jax.trio import Frozen
-from xpo_jax.types import Feedback
 
-ROWS = 16  # of one forward
-ROW_LENGTH = 1024  # slots of a row, where a single completion fits into it
-_LENGTH_STEP, _TARGET_STEP = 64, 16  # shapes are multiples of these
+ROWS = 16  # replies written at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Reader:
     A question that is too long for the model gets NaN.
     """
     count = implicit.LogpReward(scale=1.0, reference=False)
-    numbers = scores_of(make_scorer(self.model, "sft", count))
+    numbers = group_numbers.scores_of(make_scorer(self.model, "sft", count))
     room = self.model.model.config.max_length
 
     def ask(questions: Sequence[tuple[Prompt, Sequence[str]]]):
@@ -174,7 +170,7 @@ def reward_model(source: str, template: str = "auto") -> Judge:
       f"{source} has no reward head; name a run of rm_bt or its export"
     )
   head = implicit.HeadReward("last")
-  score_ = scores_of(make_scorer(model, "rm_bt", head))
+  score_ = group_numbers.scores_of(make_scorer(model, "rm_bt", head))
   return pointwise.make_judge(
     score_,
     make_template(source, model, template),
@@ -221,7 +217,7 @@ def implicit_reward(
       f"{policy}"
     )
   ratio = implicit.LogpReward(scale=beta, reference=True)
-  score_ = scores_of(make_scorer(own, "dpo", ratio, other))
+  score_ = group_numbers.scores_of(make_scorer(own, "dpo", ratio, other))
   return pointwise.make_judge(score_, made, own.model.config.max_length)
 
 
@@ -252,7 +248,7 @@ def _run_judge(source: str, wants_head: bool, beta: float | None) -> Judge:
   )
   sizes = json.loads((found.folder / "model.json").read_text(encoding="utf-8"))
   room = sizes["transformer"]["max_length"]
-  return pointwise.make_judge(scores_of(scorer), template, room)
+  return pointwise.make_judge(group_numbers.scores_of(scorer), template, room)
 
 
 def make_scorer(
@@ -262,8 +258,7 @@ def make_scorer(
   reference: Pretrained | None = None,
 ) -> Scorer:
   """A scorer over whole models, the batch shared by all devices."""
-  devices = jax.devices()
-  mesh = parallel.make_mesh(len(devices), 1, 1, devices=devices)
+  mesh = parallel.all_devices(model.model.config)
   plain = dataclasses.replace(model.model, trunk_blocks=0, lora=(0, 1.0))
   put = lambda params: parallel.put_params(mesh, params, lm.specs(plain))
   policy = {"top": put(model.params)}
@@ -272,79 +267,6 @@ def make_scorer(
     policy["reward_head"] = jax.device_put(model.reward_head, one)
   frozen = Frozen(reference=reference and put(reference.params))
   forward = score_forward.make_score(plain, methods.get(method), reward)
-  return Scorer(mesh, ROW_LENGTH, {"policy": policy}, frozen, jax.jit(forward))
-
-
-def scores_of(scorer: Scorer) -> Score:
-  """The rewards [K] of every group, in rounded shapes."""
-
-  def score_groups(groups: Sequence[TokenGroup]) -> list[np.ndarray]:
-    out = [np.full(len(g.completions), np.nan) for g in groups]
-    for n, first, piece, own in numbers(scorer, groups, "rewards"):
-      size = len(piece.completions)
-      out[n][first : first + size] = own[:size]
-    return out
-
-  return score_groups
-
-
-def numbers(scorer: Scorer, groups: Sequence[TokenGroup], name: str):
-  """Of what `score_forward.make_score` returns, the numbers called `name`.
-
-  Yields:
-    (number of the group, its first completion here, the completions of one
-    row as a group, their numbers [K] or [K, T]).
-  """
-  multiple = scorer.mesh.shape["data"] * scorer.mesh.shape["fsdp"]
-  rows = ROWS + -ROWS % multiple
-  pieces = [p for n, g in enumerate(groups) for p in _pieces(n, g)]
-  shape = _shape([piece for _, _, piece in pieces], rows)
-  for at in range(0, len(pieces), rows):
-    part = pieces[at : at + rows]
-    batch = packing.pack([p for *_, p in part], shape, Feedback.SCORE)
-    batch = jax.tree.map(lambda x: x[None], batch)
-    with parallel.use(scorer.mesh):
-      found = scorer.score_batch(
-        scorer.params, scorer.frozen, parallel.put_batch(scorer.mesh, batch)
-      )
-    host = parallel.to_host(found[name])
-    for piece, own in zip(part, host, strict=False):
-      yield *piece, own
-
-
-def _pieces(number: int, group: TokenGroup):
-  """(number, first completion, group) of parts that fit a row, if one can."""
-  first, used = 0, len(group.prompt)
-  for k, own in enumerate(group.completions):
-    if k > first and used + len(own) > ROW_LENGTH:
-      yield number, first, _part(group, first, k)
-      first, used = k, len(group.prompt)
-    used += len(own)
-  yield number, first, _part(group, first, len(group.completions))
-
-
-def _part(group: TokenGroup, first: int, end: int) -> TokenGroup:
-  cut = slice(first, end)
-  return dataclasses.replace(
-    group,
-    completions=group.completions[cut],
-    ended=group.ended[cut],
-    feedback=group.feedback[cut],
-  )
-
-
-def _shape(pieces: Sequence[TokenGroup], rows: int) -> Shape | None:
-  """One piece a row."""
-  if not pieces:
-    return None
-  lengths = group_lengths(pieces)
-  up = lambda n, step: int(-(-n // step) * step)
-  targets = lengths[:, 1:].sum(-1)
-  return Shape(
-    prompts=rows,
-    completions=lengths.shape[1] - 1,
-    tokens=up(lengths[:, 1:].max(), _TARGET_STEP),
-    rows=rows,
-    row_length=up((lengths[:, 0] + targets).max(), _LENGTH_STEP),
-    targets=up(targets.max(), _TARGET_STEP),
+  return Scorer(
+    mesh, group_numbers.ROW_LENGTH, {"policy": policy}, frozen, jax.jit(forward)
   )

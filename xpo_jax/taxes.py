@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpo_jax import implicit, judging
+from xpo_jax import group_numbers, implicit, judging
 from xpo_jax.data import load, templates
 from xpo_jax.data.records import DOCUMENT, Group
 from xpo_jax.data.templates import Template
@@ -38,7 +38,7 @@ class Texts(NamedTuple):
 def logps_of(model: Pretrained) -> Score:
   """Sums of log-probs, nats, of the completions of token groups."""
   count = implicit.LogpReward(scale=1.0, reference=False)
-  return judging.scores_of(judging.make_scorer(model, "sft", count))
+  return group_numbers.scores_of(judging.make_scorer(model, "sft", count))
 
 
 def read_choices(source: str) -> list[Group]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from xpo_jax import implicit, judging, score, score_forward
+from xpo_jax import group_numbers, implicit, score, score_forward
 from xpo_jax.data.records import TokenGroup
 from xpo_jax.errors import usage_error
 from xpo_jax.models.weights.tokenizer import Tokenizer
@@ -38,7 +38,9 @@ def open_run(source: str, tokenizer: Tokenizer) -> Callable:
 
   def token_scores(groups: Sequence[TokenGroup]) -> list[list[np.ndarray]]:
     out = [[np.zeros(0, np.float32)] * len(g.completions) for g in groups]
-    for n, first, piece, own in judging.numbers(scorer, groups, "credits"):
+    for n, first, piece, own in group_numbers.numbers(
+      scorer, groups, "credits"
+    ):
       for k, completion in enumerate(piece.completions):
         out[n][first + k] = own[k, : len(completion)]
     return out
