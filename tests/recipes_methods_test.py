@@ -15,12 +15,15 @@ OPTIONS = {
   "dapo": ("judge=model",),
   "grpo": ("kl=k2", "kl=k1_reward"),
   "instructgpt": ("ptx=off",),
+  "nash_ema": ("judge=pairs",),
+  "nash_md": ("judge=pairs",),
   "online_dpo": ("loss=ipo",),
   "online_rlhf": ("ref=previous",),
   "reinforce_pp": ("baseline=on",),
   "reward_model": ("loss=rm_kwise", "loss=rm_negative", "loss=rm_token"),
   "self_rewarding": ("judge=rating", "prompts=own"),
-  "slic_sample_rank": ("ranker=pointwise",),
+  "slic_sample_rank": ("ranker=pairwise",),
+  "sppo": ("judge=pairs",),
 }
 CASES = [
   (path.stem, option)

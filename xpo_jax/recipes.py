@@ -29,7 +29,8 @@ def start(variant: str) -> str:
   return "tiny" if variant == "tiny" else START
 
 
-def _pick(variant: str, tiny, other):
+def pick(variant: str, tiny, other):
+  """What the tiny model takes, or any other."""
   return tiny if variant == "tiny" else other
 
 
@@ -47,11 +48,11 @@ def train(variant: str, method: str, source: str, **keywords: Any):
   c.model.source = source
   c.data.source = "films"
   c.data.eval_limit = 192
-  c.data.limit = _pick(variant, 1000, 720)
+  c.data.limit = pick(variant, 1000, 720)
   c.train.save_every = 25
   c.optimizer.schedule = "linear"
   c.optimizer.warmup_steps = 5
-  c.optimizer.learning_rate = _pick(variant, 5e-4, 2e-4)
+  c.optimizer.learning_rate = pick(variant, 5e-4, 2e-4)
   return c
 
 
@@ -59,15 +60,15 @@ def sft(variant: str):
   """Imitates review sentences."""
   c = train(variant, "sft", start(variant))
   c.data.format = "texts"
-  c.data.limit = _pick(variant, 3000, 800)
-  c.optimizer.learning_rate = _pick(variant, 3e-3, 3e-4)
+  c.data.limit = pick(variant, 3000, 800)
+  c.optimizer.learning_rate = pick(variant, 3e-3, 3e-4)
   return c
 
 
 def reward(variant: str, method: str = "rm_bt", **keywords: Any):
   """A reward model of the training films."""
   c = train(variant, method, "stage:sft", **keywords)
-  c.optimizer.learning_rate = _pick(variant, 1e-3, 1e-4)
+  c.optimizer.learning_rate = pick(variant, 1e-3, 1e-4)
   return c
 
 
@@ -75,17 +76,17 @@ def gold(variant: str):
   """A reward model of other films; no policy is trained on it."""
   c = reward(variant)
   c.data.split = "gold"
-  c.data.limit = _pick(variant, 600, 480)
+  c.data.limit = pick(variant, 600, 480)
   return c
 
 
 def preference_model(variant: str):
   """P(the first of two texts is better), which need not be transitive."""
   c = train(variant, "rm_pairwise", "stage:sft")
-  c.data.limit = _pick(variant, 512, 720)
+  c.data.limit = pick(variant, 512, 720)
   c.data.max_prompt_length = 224
   c.data.max_completion_length = 8
-  c.optimizer.learning_rate = _pick(variant, 1e-3, 1e-4)
+  c.optimizer.learning_rate = pick(variant, 1e-3, 1e-4)
   return c
 
 
@@ -101,18 +102,18 @@ def online(variant: str, method: str, judge: dict | None = None, **keywords):
   """
   c = train(variant, method, "stage:sft", **keywords)
   c.data.limit = 0
-  c.data.eval_limit = _pick(variant, 16, 32)
+  c.data.eval_limit = pick(variant, 16, 32)
   c.data.max_prompt_length = 24
-  c.data.max_completion_length = _pick(variant, 24, _NEW)
+  c.data.max_completion_length = pick(variant, 24, _NEW)
   c.rollout.completions = 4
-  c.batch.prompts = _pick(variant, 8, 16)
+  c.batch.prompts = pick(variant, 8, 16)
   c.batch.row_length = 512
-  c.train.epochs, c.train.steps = 0.0, _pick(variant, 24, 16)
-  c.train.eval_every = _pick(variant, 12, 8)
+  c.train.epochs, c.train.steps = 0.0, pick(variant, 24, 16)
+  c.train.eval_every = pick(variant, 12, 8)
   c.train.save_every = 8
   c.optimizer.warmup_steps = 2
   c.optimizer.schedule = "constant"
-  c.optimizer.learning_rate = _pick(variant, 5e-4, 1e-4)
+  c.optimizer.learning_rate = pick(variant, 5e-4, 1e-4)
   if judge is None:
     judge = {"name": "reward_model", "source": "stage:reward"}
   c.judge.update(judge)
@@ -131,8 +132,8 @@ def ppo(variant: str, reward: str = "stage:reward", **keywords):
   judge = {"name": "reward_model", "source": reward}
   c = online(variant, "ppo", judge, **keywords)
   c.rollout.completions = 1
-  c.batch.prompts = _pick(variant, 8, 32)
-  c.train.steps, c.train.eval_every = _pick(variant, (24, 12), (36, 12))
+  c.batch.prompts = pick(variant, 8, 32)
+  c.train.steps, c.train.eval_every = pick(variant, (24, 12), (36, 12))
   c.rollout.prompts, c.rollout.epochs = 2 * c.batch.prompts, 2
   c.rollout.value_source = reward
   return c
@@ -179,9 +180,9 @@ def generate(variant: str, select: str, policies=("stage:sft",), **keywords):
       "data": dict(
         source="films", split="train", format="auto", on_bad_row="error"
       ),
-      "prompts": _pick(variant, 32, 64),
+      "prompts": pick(variant, 32, 64),
       "completions": 8,
-      "max_new_tokens": _pick(variant, 24, _NEW),
+      "max_new_tokens": pick(variant, 24, _NEW),
       "template": "plain",
       "judge": judge_options.section(**judge),
       **keywords,
@@ -204,47 +205,6 @@ def and_films(reward):
   reward.aux.limit = 1000
   reward.data.eval_source = "films"
   return reward
-
-
-def ai_judge(variant: str, name: str) -> dict:
-  """The start model as a judge; a word list where it is tiny."""
-  if variant == "tiny":
-    return {"name": "sentiment"}
-  return {"name": name, "source": START}
-
-
-def constitutional(variant: str) -> dict:
-  """Stages `revisions` and `cai`, SFT on them and on reviews by people."""
-  tiny = variant == "tiny"
-  revisions = dict(
-    revisions=2,
-    policy="stage:sft" if tiny else START,
-    data=dict(source="films", split="train", format="auto", on_bad_row="error"),
-    prompts=_pick(variant, 32, 48),
-    skip_critique=tiny,
-    max_new_tokens=_pick(variant, 24, 160),  # a reply that is cut off is none
-    temperature=_pick(variant, 1.0, 0.7),
-    template="plain" if tiny else "chat",
-    lead=" ",
-  )
-  cai = train(variant, "sft", "stage:sft")
-  cai.batch.prompts = 8  # many a revision is cut off, and is none
-  cai.aux.method, cai.aux.source, cai.aux.format = "sft", "films", "texts"
-  on_rows(cai, "stage:revisions/data.jsonl", steps=12)
-  return dict(revisions=revisions, cai=cai)
-
-
-def comparer(variant: str):
-  """A stage that learns to compare two texts, and the judge section of it.
-
-  The tiny model does not learn that: it gets the reward model's sigma(r_1 -
-  r_2).
-  """
-  if variant == "tiny":
-    judge = {"name": "reward_model", "source": "stage:reward"}
-    return {"reward": reward(variant)}, judge
-  judge = {"name": "preference_model", "source": "stage:preference"}
-  return {"preference": preference_model(variant)}, judge
 
 
 def against(variant: str, method: str, opponent: str, judge, **keywords):
@@ -307,15 +267,15 @@ def evaluate(variant: str, policies: dict[str, str], reference: str = "sft"):
     data=dict(
       source="films", split="validation", format="auto", on_bad_row="error"
     ),
-    prompts=_pick(variant, 24, 0),
-    prompts_at_once=_pick(variant, 24, 64),
+    prompts=pick(variant, 24, 0),
+    prompts_at_once=pick(variant, 24, 64),
     template="plain",
     completions=2,
-    max_new_tokens=_pick(variant, 24, _NEW),
+    max_new_tokens=pick(variant, 24, _NEW),
     temperature=1.0,
     top_p=1.0,
     seed=0,
-    shared_blocks=_pick(variant, 0, 24),
+    shared_blocks=pick(variant, 0, 24),
   )
 
 

@@ -13,12 +13,12 @@ rise, and gold for the people's half. A tiny model cannot judge: there the judge
 is a word list.
 """
 
-from xpo_jax import config, recipes
+from xpo_jax import config, recipe_feedback, recipes
 
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  judge = recipes.ai_judge(variant, "principles")
+  judge = recipe_feedback.ai_judge(variant, "principles")
   pairs = recipes.generate(
     variant,
     "soft_pairs",
@@ -32,7 +32,7 @@ def get_config(arg: str = ""):
   )
   ppo = recipes.ppo(variant, kl_coef=0.001)
   ppo.model.source = "stage:cai"
-  stages = recipes.constitutional(variant) | dict(
+  stages = recipe_feedback.constitutional(variant) | dict(
     pairs=pairs,
     reward=recipes.and_films(reward),
     ppo=ppo,

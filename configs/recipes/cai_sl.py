@@ -13,11 +13,11 @@ tiny model cannot criticise: there the SFT policy rewrites its
 reviews at once, without an understanding of what it is asked for.
 """
 
-from xpo_jax import config, recipes
+from xpo_jax import config, recipe_feedback, recipes
 
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  stages = recipes.constitutional(variant)
+  stages = recipe_feedback.constitutional(variant)
   stages["evaluate"] = recipes.evaluate(variant, {"cai": "stage:cai"})
   return recipes.recipe("Constitutional AI, SL", variant, stages)

@@ -7,16 +7,18 @@ Paper: https://arxiv.org/abs/2312.00886
 As Nash-MD, but the opponent is the policy with averaged weights. The decay is
 .9 a step, because the paper's kind of .999 would still be the SFT policy after
 the few steps here. Expect P(the policy beats its opponent), `rewards/judge`,
-near or above 1/2, and gold to rise. `:tiny` cannot compare texts: its P is
-sigma(r_1 - r_2) of a reward model.
+near or above 1/2, and gold to rise. `judge=pairs` as there.
 """
 
-from xpo_jax import config, recipes
+from xpo_jax import config, recipe_feedback, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  stages, judge = recipes.comparer(variant)
+  chosen = config.parse_arg(
+    arg, variant=recipes.VARIANTS, judge=recipe_feedback.COMPARERS
+  )
+  variant = chosen.variant
+  stages, judge = recipe_feedback.comparer(variant, chosen.judge)
   nash = recipes.against(variant, "nash_ema", "ema", judge, tau=0.008)
   nash.rollout.ema_decay = 0.9
   stages |= dict(

@@ -11,12 +11,12 @@ that gold need not follow. A tiny model cannot judge: there the judge is a word
 list.
 """
 
-from xpo_jax import config, recipes
+from xpo_jax import config, recipe_feedback, recipes
 
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  judge = recipes.ai_judge(variant, "rating")
+  judge = recipe_feedback.ai_judge(variant, "rating")
   evaluate = recipes.evaluate(variant, {"rloo": "stage:rloo"})
   stages = dict(
     rloo=recipes.online(variant, "rloo", judge, beta=0.03),

@@ -12,12 +12,12 @@ need not follow the reward. A tiny model cannot judge: there the judge is a word
 list, and SFT is all that is learned from people.
 """
 
-from xpo_jax import config, recipes
+from xpo_jax import config, recipe_feedback, recipes
 
 
 def get_config(arg: str = ""):
   variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  judge = recipes.ai_judge(variant, "pairwise")
+  judge = recipe_feedback.ai_judge(variant, "pairwise")
   pairs = recipes.generate(
     variant, "soft_pairs", completions=2, prompts=128, judge=judge
   )

@@ -13,31 +13,10 @@ faster. `:tiny` cannot judge: its log-ratio to the SFT policy takes the place of
 points. Expect a gap between the scores of pairs; 135M parameters judge badly.
 """
 
-from xpo_jax import config, recipes
+from xpo_jax import config, recipe_feedback, recipes
 from xpo_jax.stages import judge_examples
-from xpo_jax.stages.section import DATA
 
 ROUNDS, PROMPTS = 2, 32  # of each round
-
-
-def new_films(tiny: bool) -> dict:
-  """A stage that writes the prompts of all rounds: titles, in films' form."""
-  return dict(
-    shots=8,
-    policy="stage:sft" if tiny else recipes.START,
-    data=dict(DATA, source="films"),
-    heading="Films:",
-    lead="Film: ",
-    suffix="\nCritic:",
-    prompts=ROUNDS * PROMPTS,
-    requests=8 * ROUNDS * PROMPTS,
-    max_new_tokens=40 if tiny else 24,
-    top_p=0.9,
-    template="plain",
-    min_words=1,
-    max_words=20 if tiny else 10,
-    keywords=(),
-  )
 
 
 def get_config(arg: str = ""):
@@ -57,7 +36,11 @@ def get_config(arg: str = ""):
   first.aux.method, first.aux.source, first.aux.format = "sft", "films", "texts"
   first.aux.prompts = 16
   own = chosen.prompts == "own"
-  further = dict(prompts=new_films(tiny)) if own else {}
+  further = (
+    dict(prompts=recipe_feedback.new_films(variant, ROUNDS * PROMPTS))
+    if own
+    else {}
+  )
 
   def draw(policy):
     judge = dict(name=chosen.judge, source=policy)

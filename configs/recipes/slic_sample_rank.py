@@ -4,11 +4,12 @@ Paper: https://arxiv.org/abs/2305.10425
 
     xpo run --config=configs/recipes/slic_sample_rank.py:smollm --workdir=runs/s
 
-8 samples a film (tiny: 4; temperature .7, top-k 40) meet in a knockout that a
-pairwise preference model decides; its games are the pairs of a hinge on
-log-probs, with the winner as the target of the NLL. `ranker=pointwise` asks the
-reward model instead. The paper's target is the reference text; its weight is
-not given there, here it is .1. Expect gold to rise without a reference model.
+4 samples a film (temperature .7, top-k 40; the paper has 8) meet in a knockout
+that the reward model's scores decide; its games are the pairs of a hinge on
+log-probs, with the winner as the target of the NLL. `ranker=pairwise` asks a
+pairwise preference model instead, which takes a larger model to learn. The
+paper's target is the reference text; its weight is not given there, here it is
+.1. Expect gold to rise without a reference model.
 """
 
 from xpo_jax import config, recipes
@@ -16,7 +17,7 @@ from xpo_jax import config, recipes
 
 def get_config(arg: str = ""):
   chosen = config.parse_arg(
-    arg, variant=recipes.VARIANTS, ranker=("pairwise", "pointwise")
+    arg, variant=recipes.VARIANTS, ranker=("pointwise", "pairwise")
   )
   variant = chosen.variant
   pairwise = chosen.ranker == "pairwise"
@@ -28,7 +29,7 @@ def get_config(arg: str = ""):
   pairs = recipes.generate(
     variant,
     "tournament",
-    completions=4,  # the paper has 8: 28 questions a prompt instead of 6
+    completions=4,
     temperatures=(0.7,),
     top_k=40,
     judge=judge,

@@ -4,20 +4,23 @@ Paper: https://arxiv.org/abs/2405.00675
 
     xpo run --config=configs/recipes/sppo.py:smollm --workdir=runs/sppo
 
-A round draws 5 samples a prompt from the policy, a preference model plays them
-all against each other, and the best and the worst are pushed to log pi / pi_t =
-eta (win rate - 1/2), pi_t being the policy that drew them. eta is 50, a target
-that a few large steps can reach; the paper has 1000 and steps of 5e-7 that
-never do. Expect gold to rise round by round. `:tiny` cannot compare texts: its
-P is sigma(r_1 - r_2) of a reward model.
+A round draws 5 samples a prompt from the policy, all play against each other,
+and the best and the worst are pushed to log pi / pi_t = eta (win rate - 1/2),
+pi_t being the policy that drew them. eta is 50, a target that a few large steps
+can reach; the paper has 1000 and steps of 5e-7 that never do. Expect gold to
+rise round by round. P is sigma(r_1 - r_2) of a reward model, because a small
+model does not learn to compare; `judge=pairs` takes a preference model.
 """
 
-from xpo_jax import config, recipes
+from xpo_jax import config, recipe_feedback, recipes
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
-  first, judge = recipes.comparer(variant)
+  chosen = config.parse_arg(
+    arg, variant=recipes.VARIANTS, judge=recipe_feedback.COMPARERS
+  )
+  variant = chosen.variant
+  first, judge = recipe_feedback.comparer(variant, chosen.judge)
 
   def draw(policy):
     return recipes.generate(

@@ -1,0 +1,72 @@
+"""Stages of recipes in which a model takes the place of people."""
+
+from xpo_jax import recipes
+from xpo_jax.stages import section
+
+COMPARERS = ("scores", "pairs")
+
+
+def ai_judge(variant: str, name: str) -> dict:
+  """The start model as a judge; a word list where it is tiny."""
+  if variant == "tiny":
+    return {"name": "sentiment"}
+  return {"name": name, "source": recipes.START}
+
+
+def constitutional(variant: str) -> dict:
+  """Stages `revisions` and `cai`, SFT on them and on reviews by people."""
+  tiny = variant == "tiny"
+  revisions = dict(
+    revisions=2,
+    policy="stage:sft" if tiny else recipes.START,
+    data=dict(source="films", split="train", format="auto", on_bad_row="error"),
+    prompts=recipes.pick(variant, 32, 48),
+    skip_critique=tiny,
+    # A reply that is cut off is none.
+    max_new_tokens=recipes.pick(variant, 24, 160),
+    temperature=recipes.pick(variant, 1.0, 0.7),
+    template="plain" if tiny else "chat",
+    lead=" ",
+  )
+  cai = recipes.train(variant, "sft", "stage:sft")
+  cai.batch.prompts = 8  # many a revision is cut off, and is none
+  cai.aux.method, cai.aux.source, cai.aux.format = "sft", "films", "texts"
+  recipes.on_rows(cai, "stage:revisions/data.jsonl", steps=12)
+  return dict(revisions=revisions, cai=cai)
+
+
+def comparer(variant: str, by: str):
+  """A stage that learns to compare two texts, and the judge section of it.
+
+  Args:
+    variant: of the recipe.
+    by: scores: sigma(r_1 - r_2) of a reward model; pairs: a preference model,
+      which a small model does not learn to be (SmolLM2-135M on 720 pairs agrees
+      with people about 51% of 192 others, its reward model about 73%).
+  """
+  if by == "scores":
+    judge = {"name": "reward_model", "source": "stage:reward"}
+    return {"reward": recipes.reward(variant)}, judge
+  judge = {"name": "preference_model", "source": "stage:preference"}
+  return {"preference": recipes.preference_model(variant)}, judge
+
+
+def new_films(variant: str, number: int) -> dict:
+  """A stage that writes the prompts of all rounds: titles, in films' form."""
+  tiny = variant == "tiny"
+  return dict(
+    shots=8,
+    policy="stage:sft" if tiny else recipes.START,
+    data=dict(section.DATA, source="films"),
+    heading="Films:",
+    lead="Film: ",
+    suffix="\nCritic:",
+    prompts=number,
+    requests=8 * number,
+    max_new_tokens=40 if tiny else 24,
+    top_p=0.9,
+    template="plain",
+    min_words=1,
+    max_words=20 if tiny else 10,
+    keywords=(),
+  )
