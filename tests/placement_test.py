@@ -45,10 +45,20 @@ def test_cached_numbers_come_from_the_mesh(tmp_path):
     )
     for chosen in (states.ONE, devices)
   )
+  kernel = np.random.default_rng(2).normal(size=tiny.MODEL.config.width)
+  head = {"kernel": kernel.astype(np.float32), "bias": np.float32(0.5)}
+  scores, others = (
+    states.reward_scores(
+      tiny.MODEL, weights, head, groups, tmp_path, devices=chosen
+    )
+    for chosen in (states.ONE, devices)
+  )
   for group in groups:
-    for a, b in zip(want(group), got(group), strict=True):
-      np.testing.assert_allclose(a, b, atol=1e-5)
-  assert len(list(tmp_path.glob("logps-*.npy"))) == 2  # other last bits
+    for one, other in ((want, got), (scores, others)):
+      for a, b in zip(one(group), other(group), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+  for name in ("logps", "rewards"):
+    assert len(list(tmp_path.glob(f"{name}-*.npy"))) == 2  # other last bits
   placed = devices.weights(weights)
   query = placed.top["blocks"]["attention"]["query"]
   assert query.addressable_shards[0].data.size * 4 == query.size

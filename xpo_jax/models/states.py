@@ -246,12 +246,13 @@ def reward_scores(
   def numbers(both, tokens, places, states, place, at, target):
     return _row_rewards(model, *both, tokens, places, states, at)
 
-  both, put = (weights, head), devices.weights
-  if devices is not ONE:
-    put = lambda pair: (devices.weights(pair[0]), pair[1])
-  devices = dataclasses.replace(devices, weights=put)
+  place = devices.weights
+  beside = dataclasses.replace(
+    devices, weights=lambda both: (place(both[0]), both[1])
+  )
+  both = (weights, head)
   return _completion_numbers(
-    "rewards", both, numbers, model, groups, folder, trunk, track, devices
+    "rewards", both, numbers, model, groups, folder, trunk, track, beside
   )
 
 
