@@ -96,7 +96,7 @@ def small(stage, rows) -> None:
     per = stage.rollout.epochs * (2 if stage.rollout.prompts else 1)
     stage.train.epochs, stage.train.steps = 0.0, 2 * per if online else 6
     stage.train.eval_every = 0
-    stage.train.save_every = 1
+    stage.train.save_every = 50
     stage.optimizer.warmup_steps = 1
     return
   if "select" in stage:  # of steps that so short a run does not make
@@ -153,6 +153,7 @@ def base(make, tmp_path_factory):
 def test_a_recipe(name, make, base, monkeypatch, capsys):
   chosen, folder = make(name), base.parent / name
   last = [n for n in chosen.order if "method" in chosen.stages[n]][-1]
+  chosen.stages[last].train.save_every = 1
   reuse = [] if last in FIRST else [str(base)]  # what is reused saves nothing
   saves, save = [], checkpoint.save
 
@@ -190,6 +191,7 @@ def test_a_recipe_learns_lora_factors(name, make, base):
   """The reference is the base: exactly the policy before the first step."""
   chosen, folder = make(name), base.parent / f"{name}-lora"
   chosen.lora.rank = 4
+  chosen.stages.sft.train.steps = 6
   if name == "instructgpt":
     chosen.stages.ppo.rollout.epochs = 1
     chosen.stages.ppo.train.steps = 2
