@@ -33,6 +33,7 @@ def save(folder):
     final="after",
     reference="",
     judge={"name": "rating", "source": "tiny", "max_invalid": 1.0},
+    harmless={"name": "additive", "source": "tiny", "max_invalid": 1.0},
   )
   whole = dict(
     title="t",
