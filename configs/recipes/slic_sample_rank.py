@@ -35,6 +35,7 @@ def get_config(arg: str = ""):
     judge=judge,
   )
   slic = recipes.train(variant, "slic", "stage:sft", delta=1.0, nll_coef=0.1)
+  slic.optimizer.learning_rate = recipes.pick(variant, 5e-4, 5e-5)
   stages = {
     "preference" if pairwise else "reward": ranker,
     "pairs": pairs,
