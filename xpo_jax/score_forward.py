@@ -105,7 +105,7 @@ def load(
   """A run's weights, and its reference if the reward has one.
 
   LoRA factors are merged; the mesh is the run's where it fits the devices here,
-  else all devices share the batch.
+  else that of `parallel.all_devices`.
 
   Args:
     source: RUN@STEP.
@@ -120,7 +120,7 @@ def load(
   policy = pretrained.load_pretrained(source, config.model.dtype)
   model = placement.make_model(config, policy.model)
   model = dataclasses.replace(model, lora=(0, 1.0))
-  mesh = _mesh(config, jax.devices())
+  mesh = _mesh(config, model)
   parallel.check_divides(model.config, mesh)
   names = lm.specs(model)
   put = lambda tree: parallel.put_params(
@@ -143,11 +143,12 @@ def load(
   )
 
 
-def _mesh(config, devices) -> jax.sharding.Mesh:
+def _mesh(config, model: Model) -> jax.sharding.Mesh:
+  devices = jax.devices()
   try:
     shape = checks.fill_mesh(config.mesh, len(devices))
   except XpoError:  # trained on other devices
-    shape = (len(devices), 1, 1)
+    return parallel.all_devices(model.config)
   return parallel.make_mesh(*shape, devices=devices)
 
 

@@ -261,3 +261,24 @@ def test_an_interrupted_computation_leaves_no_usable_file(
   other = states.trunk_states(MODEL, weights.trunk, groups, tmp_path / "b")
   for group in groups:
     np.testing.assert_array_equal(again(group), other(group))
+
+
+def test_frozen_blocks_whose_states_are_given_stay_on_the_host(
+  groups, weights, tmp_path
+):
+  sent = []
+  watch = dataclasses.replace(
+    states.ONE, weights=lambda tree: sent.append(tree) or tree
+  )
+  trunk = states.trunk_states(MODEL, weights.trunk, groups, tmp_path)
+  head = {"kernel": np.ones(CONFIG.width, np.float32), "bias": np.float32(0)}
+  own = MODEL, weights
+  given = states.reference_logps(
+    *own, groups, tmp_path / "a", trunk, devices=watch
+  )
+  states.reward_scores(*own, head, groups, tmp_path / "a", trunk, devices=watch)
+  assert len(sent) == 2 and all("blocks" not in own.trunk for own in sent)
+  live = states.reference_logps(*own, groups, tmp_path / "b", devices=watch)
+  assert "blocks" in sent[-1].trunk
+  for a, b in zip(given(groups[0]), live(groups[0]), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)

@@ -1,12 +1,11 @@
 """The propose stage on a table in place of a model, and once on `tiny`."""
 
-import json
-
 import numpy as np
 import pytest
 
 from tests.runs import write
-from xpo_jax import judging, pipeline
+from tests.stages import started
+from xpo_jax import pipeline
 from xpo_jax.data import load
 from xpo_jax.errors import Exit, XpoError
 from xpo_jax.judges.candidates import Reply
@@ -76,27 +75,13 @@ def settings(tmp_path, **changes):
   }
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-  """run(model, folder's name, **changes) -> (folder, summary)."""
-
-  def run(model, name="a", **changes):
-    monkeypatch.setattr(judging, "open_reader", lambda *_: model)
-    chosen = settings(tmp_path, **changes)
-    propose.check(chosen, "stages.propose")
-    return tmp_path / name, propose.run(chosen, tmp_path / name)
-
-  return run
-
-
-def rows(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
+run = started.fixture(propose, settings)
 
 
 def test_new_prompts_in_the_form_of_the_examples(run):
   model = Model()
   folder, summary = run(model)
-  data = rows(folder / "data.jsonl")
+  data = started.rows(folder / "data.jsonl")
   assert data == [{"prompt": f"Film: {t}\nCritic:"} for t in NEW[:5]]
   # The sixth slice has the fifth and the sixth new one: nothing is asked after.
   assert model.calls == 6 and len(set(model.seeds)) == 6
@@ -108,7 +93,7 @@ def test_new_prompts_in_the_form_of_the_examples(run):
     **{f"dropped: {k}": n for k, n in REASONS.items()},
     "dropped: not wanted": 1,
   }
-  replies = rows(folder / "replies.jsonl")
+  replies = started.rows(folder / "replies.jsonl")
   assert [r["text"] for r in replies] == TEXTS[:12]
   assert [n for n, r in enumerate(replies) if not r["ended"]] == [8]
   shown = summary["samples"][1]
@@ -139,7 +124,9 @@ def test_all_requests_are_made_where_too_few_are_new(run):
     run(model, prompts=7)
   assert e.value.code == Exit.DATA and model.calls == 9
   folder, summary = run(Model([]), prompts=6)  # nothing is drawn again
-  assert rows(folder / "data.jsonl")[5]["prompt"] == "Film: East\nCritic:"
+  assert (
+    started.rows(folder / "data.jsonl")[5]["prompt"] == "Film: East\nCritic:"
+  )
   assert summary["numbers"]["dropped: no room"] == 6
 
 
@@ -183,7 +170,7 @@ def test_conversations(run, tmp_path):
     Model(texts), prompts=3, requests=4, lead="", suffix="", heading="",
     data={"source": str(own)},
   )  # fmt: skip
-  assert rows(folder / "data.jsonl") == [
+  assert started.rows(folder / "data.jsonl") == [
     {"prompt": [{"role": "user", "content": text}]}
     for text in ("Name a bird", "Name two seas", "Hum")
   ]
@@ -234,7 +221,7 @@ def test_on_a_model(tmp_path, monkeypatch):
   chosen |= {"prompts_at_once": 16}
   monkeypatch.setattr(propose.new_prompts, "fault", lambda text, rules: "")
   found = propose.run(chosen, tmp_path / "whole")
-  replies = rows(tmp_path / "whole" / "replies.jsonl")
+  replies = started.rows(tmp_path / "whole" / "replies.jsonl")
   ended = [r["text"] for r in replies if r["ended"]]
   assert 8 <= len(ended) < len(replies) == found["numbers"]["requests"]
   assert not any("\n" in text for text in ended)

@@ -1,6 +1,5 @@
 """The revise stage on a table in place of a model, and once on `tiny`."""
 
-import json
 import types
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from tests.judges.stand_ins import shown
 from tests.runs import write
-from xpo_jax import judging
+from tests.stages import started
 from xpo_jax.data import load
 from xpo_jax.errors import Exit, XpoError
 from xpo_jax.judges import revision, wording
@@ -77,27 +76,13 @@ def settings(tmp_path, **changes):
   }
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-  """run(model, folder's name, **changes) -> (folder, summary)."""
-
-  def run(model, name="a", **changes):
-    monkeypatch.setattr(judging, "open_reader", lambda *_: model)
-    chosen = settings(tmp_path, **changes)
-    revise.check(chosen, "stages.revise")
-    return tmp_path / name, revise.run(chosen, tmp_path / name)
-
-  return run
-
-
-def rows(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
+run = started.fixture(revise, settings)
 
 
 def test_chains_and_demonstrations(run):
   model = Model()
   folder, summary = run(model)
-  chains = rows(folder / "chains.jsonl")
+  chains = started.rows(folder / "chains.jsonl")
   assert [own["prompt"] for own in chains] == PROMPTS
   drawn = [revision.principle_indices(7, n, 2, 16) for n in range(5)]
   ids = [own.id for own in wording.principles()]
@@ -108,7 +93,7 @@ def test_chains_and_demonstrations(run):
   assert first.startswith(" a") and chains[0]["critiques"] == ["c", "c"]
   own = first.strip()
   assert chains[0]["revisions"] == [f"{own}+", f"{own}++"]
-  data = rows(folder / "data.jsonl")
+  data = started.rows(folder / "data.jsonl")
   assert data[:2] == [
     {"prompt": "p0?", "completion": f" {own}+"},
     {"prompt": "p0?", "completion": f" {own}++"},
@@ -138,7 +123,10 @@ def test_only_the_last_and_others_mixed_in(run, tmp_path):
     tmp_path / "help.jsonl", [{"prompt": "help?", "completion": " yes"}]
   )
   folder, summary = run(Model(), keep="last", also=[str(also)])
-  chains, data = rows(folder / "chains.jsonl"), rows(folder / "data.jsonl")
+  chains, data = (
+    started.rows(folder / "chains.jsonl"),
+    started.rows(folder / "data.jsonl"),
+  )
   assert [d["completion"].strip() for d in data[:-1]] == [
     c["revisions"][1] for c in chains
   ]
@@ -204,12 +192,12 @@ def test_failed_steps_are_counted_and_give_nothing(run):
   assert numbers["steps without a critique"] == 1
   assert numbers["steps without a revision"] == 1
   assert numbers["first answers cut"] == 1 and numbers["revisions kept"] == 3
-  chains = rows(folder / "chains.jsonl")
+  chains = started.rows(folder / "chains.jsonl")
   assert [c["problems"] for c in chains[:3]] == [
     ["no_critique"], ["no_revision"], [""],
   ]  # fmt: skip
   assert chains[0]["revisions"] == [chains[0]["answer"]]
-  data = rows(folder / "data.jsonl")
+  data = started.rows(folder / "data.jsonl")
   assert [d["prompt"] for d in data] == ["p2?", TURNS, "p4?"]
 
 
@@ -226,7 +214,9 @@ def test_prompts_too_long_are_dropped_and_counted(run, tmp_path):
   data = {"source": str(tmp_path / "long.jsonl")}
   folder, summary = run(Model(), "long", data=data)
   assert summary["numbers"]["prompts too long"] == 2
-  assert [c["prompt"] for c in rows(folder / "chains.jsonl")] == prompts[:1]
+  assert [
+    c["prompt"] for c in started.rows(folder / "chains.jsonl")
+  ] == prompts[:1]
   with pytest.raises(XpoError, match="none of 2 prompts from number 1") as e:
     run(Model(), "none", data=data, first=1)
   assert e.value.code == Exit.DATA
@@ -237,10 +227,10 @@ def test_on_a_model(tmp_path):
   chosen = settings(tmp_path, **changes, skip_critique=True, prompts_at_once=8)
   summary = revise.run(chosen, tmp_path / "tiny")
   path, data = (tmp_path / "tiny" / f for f in ("chains.jsonl", "data.jsonl"))
-  chains, whole = rows(path), path.read_bytes()
+  chains, whole = started.rows(path), path.read_bytes()
   steps = [s for c in chains for s in zip(c["revisions"], c["problems"])]
   revised = [text for text, problem in steps if not problem]
-  assert [d["completion"].lstrip() for d in rows(data)] == revised
+  assert [d["completion"].lstrip() for d in started.rows(data)] == revised
   assert 0 < len(revised) < len(steps) == summary["numbers"]["steps"] == 10
   path.write_bytes(whole[:-5])  # killed while it wrote
   assert revise.run(chosen, tmp_path / "tiny") == summary

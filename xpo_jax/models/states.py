@@ -226,8 +226,12 @@ def reference_logps(
   def numbers(weights, tokens, places, states, place, at, target):
     return _row_logps(model, weights, tokens, places, states, place, target)
 
+  place = devices.weights
+  lighter = dataclasses.replace(
+    devices, weights=lambda own: place(_held(own, trunk))
+  )
   return _completion_numbers(
-    "logps", weights, numbers, model, groups, folder, trunk, track, devices
+    "logps", weights, numbers, model, groups, folder, trunk, track, lighter
   )
 
 
@@ -248,12 +252,20 @@ def reward_scores(
 
   place = devices.weights
   beside = dataclasses.replace(
-    devices, weights=lambda both: (place(both[0]), both[1])
+    devices, weights=lambda both: (place(_held(both[0], trunk)), both[1])
   )
   both = (weights, head)
   return _completion_numbers(
     "rewards", both, numbers, model, groups, folder, trunk, track, beside
   )
+
+
+def _held(weights: Weights, trunk: Callable | None) -> Weights:
+  """What goes to the devices: no frozen blocks whose states are given."""
+  if trunk is None:
+    return weights
+  rest = {k: v for k, v in weights.trunk.items() if k != "blocks"}
+  return weights.replace(trunk=rest)
 
 
 def _completion_numbers(

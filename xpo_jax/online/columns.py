@@ -26,7 +26,8 @@ CARRIED = (
   "advantages",
   "token_feedback",
 )
-# Slots of a device below which empty rows cost less than another compilation.
+# Slots of a device from which on fewer rows are worth another program: chosen
+# so that small runs compile one, not measured.
 _WORTH = 2048
 
 
@@ -72,14 +73,14 @@ def pack(job, groups: Groups, more: tuple[str, ...] = (), trunk=None):
     fewer = dataclasses.replace(shape, rows=rows)
     if all(packing.fits(part, fewer) for part in parts):
       break
-  own = {id(g): s for g, s in zip(groups, trunk or groups, strict=True)}
+  found = trunk and {id(g): s for g, s in zip(groups, trunk, strict=True)}
   packed = [
     packing.pack(
       part,
       fewer,
       kind,
       columns={name: look_up(name) for name in more},
-      trunk=(lambda group: own[id(group)]) if trunk else None,
+      trunk=trunk and (lambda group: found[id(group)]),
     )
     for part in parts
   ]

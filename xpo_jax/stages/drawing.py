@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpo_jax import pretrained, progress
+from xpo_jax import pretrained
 from xpo_jax.data import films, load, templates
 from xpo_jax.data.records import Group, Message, Prompt
 from xpo_jax.data.templates import Template
@@ -176,19 +177,16 @@ def draw(settings, asked: Sequence[Asked], folder: Path, where: str) -> list:
   A slice of `prompts_at_once` prompts at a time is appended to a file; what is
   there already is not drawn again.
   """
-  path, size = folder / FILE, settings.prompts_at_once
-  rows = slices.resume(path, [a.prompt for a in asked], size)
-  if len(rows) == len(asked):
-    return rows
-  sampler = open_sampler(settings, where)
-  with progress.track(len(asked), "samples", initial=len(rows)) as task:
-    for at in range(len(rows), len(asked), size):
-      part = asked[at : at + size]
-      made = draw_slice(sampler, part)
-      slices.append(path, made)
-      rows += made
-      task.advance(n=len(part))
-  return rows
+  size = settings.prompts_at_once
+  # Policies are loaded only if there is something to draw.
+  sampler = functools.cache(lambda: open_sampler(settings, where))
+  return slices.grow(
+    folder / FILE,
+    [a.prompt for a in asked],
+    size,
+    "samples",
+    lambda at: draw_slice(sampler(), asked[at : at + size]),
+  )
 
 
 def draw_slice(sampler: Sampler, part: Sequence[Asked]) -> list[dict]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpo_jax import checkpoint, hosts, judging, progress
+from xpo_jax import checkpoint, judging
 from xpo_jax.data import load, new_prompts, templates
 from xpo_jax.data.new_prompts import Pool, Rules
 from xpo_jax.data.records import Prompt
@@ -185,19 +185,22 @@ def _draw(settings, asked: list[str], known: list[str], path: Path):
   size, pool = settings.prompts_at_once, Pool(known)
   bounds = settings.min_words, settings.max_words
   rules = Rules(settings.overlap, *bounds, settings.keywords)
-  rows = slices.resume(path, asked, size)
-  reasons = _judge(rows, pool, rules)
-  enough = lambda: reasons.count("") >= settings.prompts
   reader = judging.open_reader(settings.policy, settings.template)
-  with progress.track(len(asked), "new prompts", initial=len(rows)) as task:
-    for at in range(len(rows), len(asked), size):
-      if hosts.first(enough):
-        break
-      made = _reply(reader, settings, asked[at : at + size], at)
-      slices.append(path, made)
-      rows += made
-      reasons += _judge(made, pool, rules)
-      task.advance(n=len(made))
+  reasons: list[str] = []
+
+  def enough(rows: list[dict]) -> bool:
+    reasons.extend(_judge(rows[len(reasons) :], pool, rules))
+    return reasons.count("") >= settings.prompts
+
+  rows = slices.grow(
+    path,
+    asked,
+    size,
+    "new prompts",
+    lambda at: _reply(reader, settings, asked[at : at + size], at),
+    enough,
+  )
+  enough(rows)  # the last slice's reasons
   return rows, reasons
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xpo_jax import checkpoint, judging, progress
+from xpo_jax import checkpoint, judging
 from xpo_jax.data import load, templates
 from xpo_jax.data.records import Prompt
 from xpo_jax.errors import data_error
@@ -98,15 +98,12 @@ def run(settings: Any, folder: Path) -> dict:
   reader = judging.open_reader(settings.policy, settings.template)
   prompts, too_long = _prompts(settings, reader)
   size, path = settings.prompts_at_once, folder / CHAINS
-  chains = slices.resume(path, prompts, size)
-  with progress.track(len(prompts), "revisions", initial=len(chains)) as task:
-    for at in range(len(chains), len(prompts), size):
-      part = prompts[at : at + size]
-      write = writer(reader, settings, at)
-      made = chain_rows(write, part, principles, settings, at)
-      slices.append(path, made)
-      chains += made
-      task.advance(n=len(part))
+
+  def make(at: int) -> list[dict]:
+    write, part = writer(reader, settings, at), prompts[at : at + size]
+    return chain_rows(write, part, principles, settings, at)
+
+  chains = slices.grow(path, prompts, size, "revisions", make)
   texts = [
     d for row in chains for d in completions(row, settings.keep, settings.lead)
   ]

@@ -1,11 +1,11 @@
 """A JSONL file that grows by a slice of prompts at a time, and is resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import json
 import os
 from pathlib import Path
 
-from xpo_jax import hosts
+from xpo_jax import hosts, progress
 from xpo_jax.data.records import Prompt
 from xpo_jax.errors import checkpoint_error, storage_error
 from xpo_jax.score_rows import plain_prompt
@@ -54,6 +54,40 @@ def _row(path: Path, n: int, line: bytes, prompts: Sequence[Prompt]) -> dict:
       f"{path}:{n + 1}: not a row of this stage; delete {path.parent}"
     )
   return row
+
+
+def grow(
+  path: Path,
+  prompts: Sequence[Prompt],
+  size: int,
+  title: str,
+  make: Callable[[int], list[dict]],
+  enough: Callable[[list[dict]], bool] | None = None,
+) -> list[dict]:
+  """The rows of all prompts: those that are there, then slice by slice.
+
+  Args:
+    path: as of `resume`.
+    prompts: likewise.
+    size: likewise.
+    title: of the progress bar.
+    make: number of the slice's first prompt -> its rows, on all processes.
+    enough: whether these rows will do; all processes go by process 0's.
+
+  Raises:
+    XpoError: as of `resume` and `append`, and whatever `make` raises.
+  """
+  rows = resume(path, prompts, size)
+  with progress.track(len(prompts), title, initial=len(rows)) as task:
+    for at in range(len(rows), len(prompts), size):
+      done = enough(rows) if enough else False
+      if enough and hosts.first(lambda done=done: done):
+        break
+      made = make(at)
+      append(path, made)
+      rows += made
+      task.advance(n=len(made))
+  return rows
 
 
 def append(path: Path, rows: Sequence[dict]) -> None:
