@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from xpo_jax.rollout import filters
+from xpo_jax.rollout import filters, noise
 
 choose = jax.jit(filters.choose, static_argnums=(2, 3, 4))
 
@@ -20,9 +20,9 @@ def choose_many(p, uniform, temperature=1.0):
 
 def random_distribution(size, seed=0):
   """Some of the probabilities are 0, whole buckets of them if size allows."""
-  noise = np.random.default_rng(seed)
-  p = noise.exponential(size=size) ** 2
-  p[noise.random(size) < 0.2] = 0
+  draws = np.random.default_rng(seed)
+  p = draws.exponential(size=size) ** 2
+  p[draws.random(size) < 0.2] = 0
   p[256:512] = 0
   return p / p.sum()
 
@@ -39,6 +39,16 @@ def test_inverse_cdf_gives_every_token_its_share_of_the_line(size):
   np.testing.assert_allclose(logps, np.log(p[tokens]), rtol=1e-4, atol=1e-4)
   # In the order of the ids, as an inverse CDF is.
   assert (np.diff(tokens) >= 0).all()
+
+
+def test_masses_in_any_unit_draw_the_same_tokens():
+  p = random_distribution(700).astype("f")
+  uniform = ((np.arange(999) + 0.5) / 999).astype("f")
+  draw = lambda scale: noise.inverse_cdf(np.tile(p * scale, (999, 1)), uniform)
+  tokens = np.asarray(draw(np.float32(1)))
+  assert len(set(tokens.tolist())) > 100
+  for scale in (2.0**-90, 2.0**7, 2.0**90):  # exact in float32
+    assert (np.asarray(draw(np.float32(scale))) == tokens).all()
 
 
 def test_frequencies_under_jax_noise_pass_chi_squared():
@@ -68,8 +78,8 @@ def test_edges_of_the_line_never_draw_a_token_of_probability_zero():
 
 
 def test_rounding_at_the_end_of_the_line_falls_on_the_last_tokens():
-  noise = np.random.default_rng(0)
-  p = noise.exponential(size=(4000, 512)) ** 2
+  draws = np.random.default_rng(0)
+  p = draws.exponential(size=(4000, 512)) ** 2
   # What a wrong fallback would draw, and what lies behind the last token.
   p[:, [0, 256, 510, 511]] = 0
   p /= p.sum(1, keepdims=True)

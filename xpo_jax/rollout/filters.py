@@ -32,14 +32,18 @@ def choose(
     The log-prob is that of the distribution drawn from: at this temperature,
     renormalised over what the filters keep.
   """
+  if temperature > 0:
+    logits = filter_top_k(logits / temperature, top_k)
+    logits = filter_top_p(logits, top_p)
+  # One exponential a logit serves the draw and the log-prob.
+  top = jnp.max(logits, axis=-1, keepdims=True)
+  mass = jnp.exp(logits - top)
   if temperature == 0:
     token = jnp.argmax(logits, axis=-1)
   else:
-    logits = filter_top_k(logits / temperature, top_k)
-    logits = filter_top_p(logits, top_p)
-    token = noise.inverse_cdf(jax.nn.softmax(logits, axis=-1), uniform)
-  chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
-  return token, chosen - jax.nn.logsumexp(logits, axis=-1)
+    token = noise.inverse_cdf(mass, uniform)
+  chosen = jnp.take_along_axis(logits - top, token[..., None], axis=-1)[..., 0]
+  return token, chosen - jnp.log(jnp.sum(mass, axis=-1))
 
 
 def filter_top_k(logits: Array, top_k: int) -> Array:

@@ -34,9 +34,9 @@ def uniforms(key: Array, rows: Array, branches: Array, steps: Array) -> Array:
 def inverse_cdf(p: Array, uniform: Array) -> Array:
   """p [..., V], uniform [...] in [0, 1) -> int [...], never where p is 0.
 
-  Two levels, first the bucket, then the token inside it: one uniform a token
-  and sums of at most a few hundred numbers, cheaper than V Gumbels, and float32
-  rounding stays inside a bucket.
+  p is in any unit: it need not sum to 1. Two levels, first the bucket, then the
+  token inside it: one uniform a token and sums of at most a few hundred
+  numbers, cheaper than V Gumbels, and float32 rounding stays inside a bucket.
   """
   size = p.shape[-1]
   pad = -size % BUCKET
