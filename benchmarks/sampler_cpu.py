@@ -49,9 +49,9 @@ def plain_cache(model, weights, prompts, lengths, key):
   one = HOW.replace(completions=1)
   copies = lambda x: jnp.repeat(x, K, axis=0)
   prompts, lengths = copies(prompts), copies(lengths)
-  rows, branch = jnp.divmod(jnp.arange(PROMPTS * K), K)
-  slots = sampler.start(prompts, lengths, one, rows, None)
-  policy = steps.make_policy(model, weights, key, None)
+  slots = sampler.start(prompts, lengths, one, None)
+  uniforms = sampler.draws(key, PROMPTS, HOW, None).reshape(-1, 1, S)
+  policy = steps.make_policy(model, weights, uniforms, None)
   keys = decode.prefill(model, policy.decoders[0], prompts, lengths)
   caches = decode.empty_caches(model, PROMPTS * K, 0, P, 1, S)
   caches = [
@@ -60,7 +60,7 @@ def plain_cache(model, weights, prompts, lengths, key):
   ]
   state = steps.State(
     tick=jnp.zeros((), jnp.int32),
-    slots=slots._replace(branch=branch[:, None]),
+    slots=slots,
     caches=(caches,),
     found=steps.nothing_found(PROMPTS * K, 1, one),
   )
@@ -76,6 +76,7 @@ def plain_cache(model, weights, prompts, lengths, key):
 def naive(model, weights, prompts, lengths, key):
   """A whole forward pass over prompt and completion for every token."""
   rows, branch = jnp.divmod(jnp.arange(PROMPTS * K), K)
+  uniforms = noise.uniforms(key, rows, branch, S)
   lengths = lengths[rows]
   tokens = jnp.pad(prompts[rows], ((0, 0), (0, S)))
   at = jnp.arange(P + S)[None]
@@ -86,8 +87,7 @@ def naive(model, weights, prompts, lengths, key):
     last = (lengths + step - 1)[:, None, None]
     states = jnp.take_along_axis(states, last, axis=1)
     logits = lm.logits(model, weights, states)[:, 0]
-    steps_done = jnp.full_like(rows, step)
-    uniform = noise.uniforms(key, rows, branch, steps_done)
+    uniform = uniforms[:, step]
     token, _ = filters.choose(logits, uniform, HOW.temperature, HOW.top_p)
     token = jnp.where(done, HOW.eos_id, token)
     here = at == (lengths + step)[:, None]

@@ -13,22 +13,23 @@ from xpo_jax.types import Array
 BUCKET = 256  # width of the inner step of the two-level inverse CDF
 
 
-def uniforms(key: Array, rows: Array, branches: Array, steps: Array) -> Array:
-  """Uniform numbers in [0, 1), one for each (row, branch, step).
+def uniforms(key: Array, rows: Array, branches: Array, steps: int) -> Array:
+  """Uniform numbers in [0, 1) [..., S], one for each (row, branch, step).
 
   Args:
     key: of the rollout.
     rows: int32 [...] global prompt numbers.
     branches: int32 [...] 0..K-1.
-    steps: int32 [...] tokens drawn before.
+    steps: S, tokens to draw at most.
   """
 
-  def draw(row, branch, step):
+  def draw(row, branch):
     own = jax.random.fold_in(jax.random.fold_in(key, row), branch)
-    return jax.random.uniform(jax.random.fold_in(own, step))
+    fold = lambda step: jax.random.uniform(jax.random.fold_in(own, step))
+    return jax.vmap(fold)(jnp.arange(steps))
 
-  flat = [x.reshape(-1) for x in (rows, branches, steps)]
-  return jax.vmap(draw)(*flat).reshape(rows.shape)
+  flat = jax.vmap(draw)(rows.reshape(-1), branches.reshape(-1))
+  return flat.reshape(*rows.shape, steps)
 
 
 def inverse_cdf(p: Array, uniform: Array) -> Array:

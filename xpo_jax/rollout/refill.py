@@ -48,7 +48,6 @@ class _Queue(NamedTuple):
 
   tokens: Array  # [A, Q / A, P]
   lengths: Array  # [A, Q / A]
-  rows: Array  # [A, Q / A]
   limits: Array  # [A, J] by job, J = K Q / A
 
 
@@ -94,8 +93,10 @@ def generate(
   Raises:
     XpoError: sizes that do not fit together.
   """
-  queue = _queue(prompts, lengths, how, layout, rows, limits)
-  policy = steps.make_policy(model, weights, key, stops)
+  queue = _queue(prompts, lengths, how, layout, limits)
+  uniforms = sampler.draws(key, prompts.shape[0], how, rows)
+  uniforms = uniforms.reshape(layout.lanes, -1, how.max_new_tokens)
+  policy = steps.make_policy(model, weights, uniforms, stops)
   machine = _empty(model, weights, queue, how, layout)
   jobs = queue.limits.shape[1]
   end = lax.while_loop(
@@ -111,18 +112,16 @@ def generate(
   return found, end.state.tick
 
 
-def _queue(prompts, lengths, how, layout, rows, limits) -> _Queue:
+def _queue(prompts, lengths, how, layout, limits) -> _Queue:
   count, width = prompts.shape
   if count % layout.lanes:
     raise usage_error(
       f"{count} prompts do not fill {layout.lanes} lanes evenly; pad them"
     )
-  rows = jnp.arange(count) if rows is None else rows
   lane = lambda x: x.reshape(layout.lanes, -1, *x.shape[1:]).astype(jnp.int32)
   return _Queue(
     tokens=lane(prompts),
     lengths=lane(lengths),
-    rows=lane(rows),
     limits=lane(sampler.full_limits(limits, count, how).reshape(-1)),
   )
 
@@ -225,8 +224,6 @@ def _started(slots: Slots, orders: _Orders, queue, branches) -> Slots:
     limit=limit,
     done=limit <= 0,
     stop=zero,
-    row=take(queue.rows, prompt),
-    branch=job % branches,
     job=job,
   )
   return Slots(*(jnp.where(orders.starts, a, b) for a, b in zip(new, slots)))
@@ -287,7 +284,7 @@ def _seating(machine: _Machine, branches: int) -> tuple[Array, Array]:
   """Where slots sit by prompt and branch, and who sits on each seat."""
   slots = machine.state.slots
   lanes, count = slots.done.shape
-  seats = machine.place * branches + slots.branch
+  seats = machine.place * branches + slots.job % branches
   # A finished slot may share a seat with a live one: it must not win.
   target = jnp.where(slots.done, machine.holds.shape[1] * branches, seats)
   empty = jnp.zeros((lanes, machine.holds.shape[1] * branches), jnp.int32)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from xpo_jax.models import decode
 from xpo_jax.models.model import Model, Weights
-from xpo_jax.rollout import steps
+from xpo_jax.rollout import noise, steps
 from xpo_jax.rollout.mixture import Mixture
 from xpo_jax.rollout.steps import Sampling, Slots, State
 from xpo_jax.types import Array, Samples
@@ -52,7 +52,9 @@ def generate(
     top-k and top-p applied, renormalised; greedy: temperature 1).
   """
   count, width = prompts.shape
-  policy = steps.make_policy(model, weights, key, stops)
+  policy = steps.make_policy(
+    model, weights, draws(key, count, how, rows), stops
+  )
   caches = []
   for decoder in policy.decoders:
     keys = decode.prefill(model, decoder, prompts, lengths)
@@ -67,7 +69,7 @@ def generate(
     )
   state = State(
     tick=jnp.zeros((), jnp.int32),
-    slots=start(prompts, lengths, how, rows, limits),
+    slots=start(prompts, lengths, how, limits),
     caches=tuple(caches),
     found=steps.nothing_found(count, how.completions, how),
   )
@@ -84,15 +86,12 @@ def start(
   prompts: Array,
   lengths: Array,
   how: Sampling,
-  rows: Array | None,
   limits: Array | None,
 ) -> Slots:
   """K slots a prompt, all before their first token."""
   count, branches = prompts.shape[0], how.completions
-  rows = jnp.arange(count) if rows is None else rows
   limits = full_limits(limits, count, how)
   last = jnp.take_along_axis(prompts, lengths[:, None] - 1, axis=1)
-  branch = jnp.arange(branches)[None]
   spread = lambda x: jnp.broadcast_to(x, (count, branches)).astype(jnp.int32)
   return Slots(
     token=spread(last),
@@ -101,10 +100,16 @@ def start(
     limit=limits,
     done=limits <= 0,
     stop=spread(0),
-    row=spread(rows[:, None]),
-    branch=spread(branch),
-    job=spread(branch),
+    job=spread(jnp.arange(branches)[None]),
   )
+
+
+def draws(key: Array, count: int, how: Sampling, rows: Array | None) -> Array:
+  """The noise [B, K, S] of every token of B prompts, numbered `rows`."""
+  rows = jnp.arange(count) if rows is None else rows
+  branches = jnp.arange(how.completions)[None]
+  rows, branches = jnp.broadcast_arrays(rows[:, None], branches)
+  return noise.uniforms(key, rows, branches, how.max_new_tokens)
 
 
 def full_limits(limits: Array | None, count: int, how: Sampling) -> Array:

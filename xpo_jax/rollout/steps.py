@@ -14,7 +14,7 @@ from xpo_jax.models import decode
 from xpo_jax.models.decode import Decoder
 from xpo_jax.models.model import Model, Weights
 from xpo_jax.models.slots import SlotPlaces
-from xpo_jax.rollout import filters, mixture, noise, stops
+from xpo_jax.rollout import filters, mixture, stops
 from xpo_jax.rollout.mixture import Mixture
 from xpo_jax.types import Array, Samples
 
@@ -40,8 +40,6 @@ class Slots(NamedTuple):
   limit: Array  # int32 tokens to draw at most
   done: Array  # bool finished, or never started
   stop: Array  # int32 state of the stop strings' automaton
-  row: Array  # int32 global number of the prompt
-  branch: Array  # int32 0..K-1
   job: Array  # int32 0..J-1, where the tokens go
 
 
@@ -59,16 +57,21 @@ class Policy(NamedTuple):
 
   decoders: tuple[Decoder, ...]
   weights: Weights | Mixture
-  key: Array
+  uniforms: Array  # [R, J, S] of every token's draw
   stops: Array | None  # [n, V] of stops.stop_table
 
 
 def make_policy(
-  model: Model, weights: Weights | Mixture, key: Array, table: Array | None
+  model: Model,
+  weights: Weights | Mixture,
+  uniforms: Array,
+  table: Array | None,
 ) -> Policy:
   """Lays the weights out, once a rollout."""
   decoders = [decode.prepare(model, w) for w in mixture.parts(weights)]
-  return Policy(tuple(decoders), weights, key, table)
+  axes = ("rows", None, None)
+  uniforms = nn.with_logical_constraint(uniforms, axes)
+  return Policy(tuple(decoders), weights, uniforms, table)
 
 
 def nothing_found(rows: int, jobs: int, how: Sampling) -> Samples:
@@ -119,7 +122,8 @@ def run(
     some, new = decode.step(model, decoder, slots.token, places, old)
     logits.append(some)
     caches.append(new)
-  uniform = noise.uniforms(policy.key, slots.row, slots.branch, slots.step)
+  pick = jax.vmap(lambda x, job, step: x.at[job, step].get(mode="clip"))
+  uniform = pick(policy.uniforms, slots.job, slots.step)
   token, logp = filters.choose(
     mixture.mix(logits, policy.weights),
     uniform,
