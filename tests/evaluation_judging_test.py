@@ -57,6 +57,14 @@ def test_a_pair_judge_sees_both_orders(tmp_path, monkeypatch):
   assert found["judge/position_bias"] == 1
 
 
+def test_a_long_judgement_is_shown_with_its_share(tmp_path, capsys):
+  texts = [f"word {n}" for n in range(40)]
+  prompts = [f"p{n}" for n in range(20)]
+  own = written(*texts)
+  judging.versus(SHORT, "judge", prompts, own, own, ("b", "a"), tmp_path / "j")
+  assert "judge, length  40/40 100%" in capsys.readouterr().out
+
+
 def test_harmless_is_above(tmp_path):
   rate = judging.harmless(
     SHORT, "harmless", ["p", "q"], written("a", "a b", "a b c d e f g", "b"),
@@ -92,6 +100,7 @@ def test_too_many_invalid_replies_stop(tmp_path, monkeypatch):
   built = judge_config.Built(none, None, "none", 0.1)
   monkeypatch.setattr(judge_config, "build", lambda *_: built)
   candidates = make_candidates(["p"] * 20, [("x",)] * 20)
-  with pytest.raises(XpoError, match="20 of 20 replies are invalid") as error:
+  # After the first slice: the other four are not asked for nothing.
+  with pytest.raises(XpoError, match="16 of 16 replies are invalid") as error:
     judging.ask({"name": "function"}, "judge", candidates, tmp_path / "j")
   assert error.value.code == 70

@@ -45,6 +45,26 @@ def test_on_the_terminal():
   assert len(order) == 3 and order == sorted(order)
 
 
+def test_a_narrow_terminal_gets_whole_columns_one_below_the_other():
+  name = "slic_sample_rank"
+  rows = [{"recipe": name, "gold": 4.5, "change": (0.25, -0.5, 1), "kl": 2}]
+  rows[0] |= {"length": 18, "minutes": 9.25}
+
+  def lines(width):
+    console = Console(file=io.StringIO(), width=width)
+    recipe_table.show(rows, console=console)
+    found = console.file.getvalue().splitlines()
+    assert max(map(len, found)) <= width
+    return [line for line in found if name in line]
+
+  cells = ("+4.500", "+0.25 [-0.50, +1.00]", "2.00", "18.0", "9.2")
+  for width, count in ((110, 1), (60, 2), (44, 3)):
+    found = lines(width)
+    assert len(found) == count
+    for cell in cells:
+      assert sum(f" {cell} " in line for line in found) == 1
+
+
 def test_bars_have_the_length_of_their_numbers():
   rows = [{"recipe": "x", "gold": 1.0}, {"recipe": "$y$", "gold": 0.25}]
   pixels = images.imread(io.BytesIO(recipe_table.draw(rows)))[..., :3]

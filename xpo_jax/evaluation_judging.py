@@ -12,7 +12,6 @@ from xpo_jax.errors import usage_error
 from xpo_jax.evals import compare, length_control, statistics, win_rate
 from xpo_jax.judges import combine, nulls
 from xpo_jax.judges.candidates import Candidates, Judgement, make_candidates
-from xpo_jax.judges.tally import Tally
 
 
 class Written(NamedTuple):
@@ -46,8 +45,8 @@ def ask(
     XpoError: a judge that cannot be opened, or too many invalid replies.
   """
   built = judge_config.build(section, where)
-  judge = shared_verdicts.kept(built, built.judge or built.pairs, path)
-  return judge_config.judged(built, judge, candidates, Tally())[0]
+  judge = built.judge or built.pairs
+  return shared_verdicts.ask(built, judge, candidates, path)
 
 
 def as_wins(found: Judgement) -> np.ndarray:

@@ -28,18 +28,19 @@ class Column:
   title: str
   unit: str
   form: str
+  short: str  # title on a terminal
 
 
 COLUMNS = (
-  Column("gold", "gold reward", "mean score", "+.3f"),
-  Column("change", "gold - SFT", "95% interval", "+.2f"),
-  Column("reward", "reward model", "mean score", "+.3f"),
-  Column("accuracy", "accuracy", "share of held-out pairs", ".3f"),
-  Column("kl", "KL to SFT", "nats / completion", ".2f"),
-  Column("length", "length", "words / completion", ".1f"),
-  Column("distinct_n", "distinct-2", "share of n-grams", ".3f"),
-  Column("repetition", "repetition", "share of n-grams", ".3f"),
-  Column("minutes", "time", "min", ".1f"),
+  Column("gold", "gold reward", "mean score", "+.3f", "gold"),
+  Column("change", "gold - SFT", "95% interval", "+.2f", "gold - SFT [95%]"),
+  Column("reward", "reward model", "mean score", "+.3f", "reward"),
+  Column("accuracy", "accuracy", "share of held-out pairs", ".3f", "acc."),
+  Column("kl", "KL to SFT", "nats / completion", ".2f", "KL"),
+  Column("length", "length", "words / completion", ".1f", "words"),
+  Column("distinct_n", "distinct-2", "share of n-grams", ".3f", "dist-2"),
+  Column("repetition", "repetition", "share of n-grams", ".3f", "rep."),
+  Column("minutes", "time", "min", ".1f", "min"),
 )
 
 PAGE = """<!doctype html>
@@ -120,11 +121,27 @@ def show(
   *,
   console: Console | None = None,
 ) -> None:
-  """Prints the table."""
-  found = table(rows, title, by)
-  progress.print_table(
-    found["title"], found["columns"], found["rows"], console=console
-  )
+  """Prints the table, one below the other where a terminal is too narrow."""
+  console = console or progress.make_console()
+  titles = ["recipe", *(column.short for column in _present(rows))]
+  lines = [titles, *table(rows, title, by)["rows"]]
+  for part in _fitting(list(zip(*lines)), console.width):
+    head, *body = zip(*part)
+    progress.print_table(title, head, body, console=console)
+
+
+def _fitting(columns, width: int) -> list[list]:
+  """The columns after the first in groups that fit beside it, in order."""
+  wide = lambda column: max(map(len, column)) + 3  # a rule and two blanks
+  first, *others = columns
+  groups, room = [[first]], width - 1 - wide(first)
+  for column in others:
+    if room < wide(column) and len(groups[-1]) > 1:
+      groups.append([first])
+      room = width - 1 - wide(first)
+    groups[-1].append(column)
+    room -= wide(column)
+  return groups
 
 
 def draw(rows: Sequence[Row], by: str = "gold") -> bytes:

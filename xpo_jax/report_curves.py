@@ -35,6 +35,7 @@ class Panel:
 PANELS = (
   Panel("Loss", "nats", ("loss",)),
   Panel("Reward (proxy)", "mean score", ("rewards/judge",)),
+  Panel("Reward of tokens", "sum / completion", ("rewards/token_sum",)),
   Panel("Reward (gold)", "mean score", ("rewards/gold",)),
   Panel(
     "Reward as trained on", "mean score", ("rewards/shaped", "rewards/mean")

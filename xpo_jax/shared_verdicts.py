@@ -7,9 +7,10 @@ to answer twice, and all hear the same.
 
 from pathlib import Path
 
-from xpo_jax import hosts, judge_config
+from xpo_jax import hosts, judge_config, progress
 from xpo_jax.judges import journal
-from xpo_jax.judges.candidates import Judge, PairJudge
+from xpo_jax.judges.candidates import Candidates, Judge, Judgement, PairJudge
+from xpo_jax.judges.tally import Tally
 
 # Those of `judge_options.USES` that go through `judging.make_scorer`,
 # `score_forward.load` or `spread.place`, whose mesh has the devices of all
@@ -57,3 +58,37 @@ def kept(
   if path is not None:
     judge = journaled(built.name, judge, path)
   return judge_config.guarded(built, judge)
+
+
+def ask(
+  built: judge_config.Built,
+  inner: Judge | PairJudge,
+  what: Candidates,
+  path: Path,
+) -> Judgement:
+  """The verdicts, shown as they come and kept a few prompts at a time.
+
+  Args:
+    built: see `kept`.
+    inner: see `kept`.
+    what: to judge.
+    path: see `journaled`.
+
+  Raises:
+    XpoError: (70) too many replies are no verdict; see `tally`.
+  """
+  tally = Tally()
+  with progress.track(len(what.prompts), f"judge, {built.name}") as task:
+
+    def watched(part: Candidates) -> Judgement:
+      nonlocal tally
+      found, tally = judge_config.judged(built, inner, part, tally)
+      task.advance(n=len(part.prompts))
+      return found
+
+    found = kept(built, watched, path)(what)
+    earlier = len(what.prompts) - task.done
+    if earlier:
+      task.advance(n=earlier)
+  Tally().add(found).check(built.max_invalid, built.name)
+  return found

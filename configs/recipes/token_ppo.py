@@ -7,7 +7,7 @@ Paper: https://arxiv.org/abs/2407.16216 (section 2.1.3)
 A reward model scores every token of a text; its sums are compared in training,
 and PPO gets each token's own reward where it falls instead of one number at the
 end. Nothing else judges the samples; gold only watches. Expect the mean sum,
-`rewards/tokens`, and, more slowly, gold to rise. A sum can grow by length
+`rewards/token_sum`, and, more slowly, gold to rise. A sum can grow by length
 alone: watch `completions/tokens`.
 """
 

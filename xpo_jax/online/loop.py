@@ -37,6 +37,7 @@ from xpo_jax.types import TrainState
 
 SHOWN = {
   "rewards/judge": "+.3f",
+  "rewards/token_sum": "+.3f",
   "kl/k1": ".2f",
   "completions/tokens": ".0f",
   "loss": ".4f",
@@ -79,7 +80,7 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
   with (
     stopping.after_step() as asked,
     progress.track(
-      job.steps, job.objective.method.id, SHOWN, initial=first
+      job.steps, job.objective.method.id, _shown(job.config), initial=first
     ) as task,
   ):
     collecting = tools_lib.interruptible(tools, lambda: asked(next(polls)))
@@ -125,6 +126,12 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
   if stopped:
     print(f"ended early at step {int(state.step)}: {stopped}")
   return state, history[-1] if history else {}, stopped
+
+
+def _shown(config) -> dict[str, str]:
+  """Of the reward the kind that there is; no judge gives only zeros."""
+  other = "rewards/token_sum" if config.judge.name else "rewards/judge"
+  return {name: form for name, form in SHOWN.items() if name != other}
 
 
 def _position(step: int, note: str, stopped: str, values, tally: Tally) -> dict:

@@ -232,7 +232,7 @@ def _score(tools: Tools, state, chosen: Groups, metrics) -> Rollout:
   if tools.token_rewards:
     earned = token_rewards(tools, chosen, x)
     x = x.replace(token_feedback=earned)
-    metrics["rewards/tokens"] = mean_return(earned, x)
+    metrics["rewards/token_sum"] = mean_return(earned, x)
   host_state = jax.tree.map(parallel.to_host, state.method_state)
   x = tools.prepare(x.replace(state=host_state))
   explained = columns.explained(x)

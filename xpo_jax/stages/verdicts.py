@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from xpo_jax import judge_config, progress, shared_verdicts
+from xpo_jax import judge_config, shared_verdicts
 from xpo_jax.data import cells
-from xpo_jax.judge_config import Built
 from xpo_jax.judges import combine
-from xpo_jax.judges.candidates import Candidates, Judge, Judgement, PairJudge
-from xpo_jax.judges.tally import Tally
+from xpo_jax.judges.candidates import Candidates
 from xpo_jax.stages import outcome, selection
 from xpo_jax.stages.drawing import Asked
 from xpo_jax.stages.selection import KINDS, Judged
@@ -62,7 +60,9 @@ def judge(
   first = built.judge or built.pairs
   if reject and built.pairs:
     first = combine.reward_from_pairs(built.pairs)
-  found = ask(built, first, judged.candidates, folder / FILES[0])
+  found = shared_verdicts.ask(
+    built, first, judged.candidates, folder / FILES[0]
+  )
   judged = games = _scored(judged, found.scores, penalty)
   replies, numbers = [found], {}
   if reject:
@@ -74,7 +74,7 @@ def judge(
     numbers["passes"] = float(np.mean(accepted.passes))
     if built.pairs:
       # No answer that says nothing was accepted: the metrics are of the first.
-      later = ask(
+      later = shared_verdicts.ask(
         built._replace(guard=False),
         built.pairs,
         games.candidates,
@@ -126,28 +126,3 @@ def _bradley_terry(scores: np.ndarray) -> np.ndarray:
 def _sigmoid(x: np.ndarray) -> np.ndarray:
   with np.errstate(invalid="ignore"):  # NaN: there is no P
     return np.exp(-np.logaddexp(0.0, -x))
-
-
-def ask(
-  built: Built, inner: Judge | PairJudge, what: Candidates, path: Path
-) -> Judgement:
-  """The verdicts, kept on the disk a few prompts at a time.
-
-  Raises:
-    XpoError: (70) too many replies are no verdict; see `tally`.
-  """
-  tally = Tally()
-  with progress.track(len(what.prompts), f"judge, {built.name}") as task:
-
-    def watched(part: Candidates) -> Judgement:
-      nonlocal tally
-      found, tally = judge_config.judged(built, inner, part, tally)
-      task.advance(n=len(part.prompts))
-      return found
-
-    found = shared_verdicts.kept(built, watched, path)(what)
-    earlier = len(what.prompts) - task.done
-    if earlier:
-      task.advance(n=earlier)
-  Tally().add(found).check(built.max_invalid, built.name)
-  return found
