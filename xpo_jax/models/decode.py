@@ -123,13 +123,13 @@ def empty_caches(
     jnp.zeros(shape, model.dtype), axes
   )
   shared = (rows, prompts, c.kv_heads)
-  own = (rows * slots, c.kv_heads, steps, c.head_dim)
+  own = (rows * slots, c.kv_heads)
   return [
     SlotCache(
       zeros(_SHARED_AXES, *shared, c.head_dim, width),
       zeros(_SHARED_AXES, *shared, width, c.head_dim),
-      zeros(_OWN_AXES, *own),
-      zeros(_OWN_AXES, *own),
+      zeros(_OWN_AXES, *own, c.head_dim, steps),
+      zeros(_OWN_AXES, *own, steps, c.head_dim),
     )
     for _ in range(c.layers)
   ]

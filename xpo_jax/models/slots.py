@@ -35,10 +35,11 @@ class SlotPlaces:
 class SlotCache:
   """Keys and values of one layer."""
 
-  shared_key: Array  # [R, N, G, C, P], as the product with queries reads it
+  shared_key: Array  # [R, N, G, C, P]
   shared_value: Array  # [R, N, G, P, C]
-  key: Array  # [R * Z, G, S, C]: an axis of 1 costs XLA a copy every step
-  value: Array
+  # R * Z in one: an axis of 1 costs XLA a copy every step.
+  key: Array  # [R * Z, G, C, S], as the product with queries reads it
+  value: Array  # [R * Z, G, S, C]
 
 
 def attend(
@@ -67,12 +68,12 @@ def attend(
     [R, Z, H, C] in q's dtype, and the cache with the new tokens.
   """
   rows, slots, heads, width = q.shape
-  groups, size = cache.key.shape[1:3]
+  groups, size = cache.value.shape[1:3]
   at = places.tick % size
-  put = lambda ring, new: lax.dynamic_update_slice_in_dim(
-    ring, _flat(new)[:, :, None].astype(ring.dtype), at, axis=2
+  put = lambda ring, new, axis: lax.dynamic_update_slice_in_dim(
+    ring, jnp.expand_dims(_flat(new), axis).astype(ring.dtype), at, axis=axis
   )
-  cache = cache.replace(key=put(cache.key, k), value=put(cache.value, v))
+  cache = cache.replace(key=put(cache.key, k, 3), value=put(cache.value, v, 2))
   scale = width**-0.5 if scale is None else scale
   q = q.reshape(rows, slots, groups, heads // groups, width)
   age = (at - jnp.arange(size)) % size
@@ -80,7 +81,7 @@ def attend(
   if window is not None:
     seen = seen & (age[None] < window)
   own = _part(
-    jnp.einsum("xghc,xgsc->xghs", _flat(q), cache.key),
+    jnp.einsum("xghc,xgcs->xghs", _flat(q), cache.key),
     seen[:, None, None],
     scale,
     cap,
@@ -140,7 +141,8 @@ def _part(scores, seen, scale, cap, weigh):
   scores = soft_cap(scores.astype(jnp.float32) * scale, cap)
   scores = jnp.where(seen, scores, -1e30)
   top = jnp.max(scores, axis=-1, keepdims=True)
-  weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
+  # 0 where not seen; if nothing is seen, `_merge` gives the part the weight 0.
+  weights = jnp.exp(scores - top)
   return top, jnp.sum(weights, axis=-1, keepdims=True), weigh(weights)
 
 
