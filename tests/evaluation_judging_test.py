@@ -19,7 +19,7 @@ def written(*texts):
   return Written(texts, [True] * n, [f"p{i // 2}" for i in range(n)])
 
 
-def test_win_rate_of_a_judge_of_texts(tmp_path):
+def test_win_rate_of_a_judge_of_texts(tmp_path, capsys):
   """One or two words is best: won, tied, lost, won."""
   final = written("a b", "a", "a b c d e", "a")
   base = written("a b c d", "b", "a", "a b c d")
@@ -36,10 +36,11 @@ def test_win_rate_of_a_judge_of_texts(tmp_path):
   assert found["Elo"] == pytest.approx(400 * np.log10(2.5 / 1.5))
   assert table["title"] == "dpo against sft, judged by length"
   assert len((tmp_path / "j").read_text().splitlines()) == 1
+  assert "warning" not in capsys.readouterr().out
 
 
-def test_a_pair_judge_sees_both_orders(tmp_path, monkeypatch):
-  """P(first) = .9 whatever is shown: no side wins."""
+def test_a_pair_judge_sees_both_orders(tmp_path, monkeypatch, capsys):
+  """P(first) = .9 whatever is shown: no side wins, and a warning says why."""
   seen = []
 
   def ask(questions):
@@ -55,6 +56,8 @@ def test_a_pair_judge_sees_both_orders(tmp_path, monkeypatch):
   assert len(set(map(str, seen))) == 4
   assert found["win rate"] == 0.5 and found["ties"] == 2
   assert found["judge/position_bias"] == 1
+  told = "warning: p: in 100.0% of the pairs the place decides"
+  assert told in capsys.readouterr().out
 
 
 def test_a_long_judgement_is_shown_with_its_share(tmp_path, capsys):

@@ -7,6 +7,8 @@ to answer twice, and all hear the same.
 
 from pathlib import Path
 
+import jax
+
 from xpo_jax import hosts, judge_config, progress
 from xpo_jax.judges import journal
 from xpo_jax.judges.candidates import Candidates, Judge, Judgement, PairJudge
@@ -26,6 +28,8 @@ ON_MESH = (
   "verdict_rating",
   "verdict_pair",
 )
+
+MOST = 0.5  # of the pairs; more, and a judge follows the place, not the text
 
 
 def journaled(
@@ -68,6 +72,8 @@ def ask(
 ) -> Judgement:
   """The verdicts, shown as they come and kept a few prompts at a time.
 
+  Warns of a pair judge that mostly follows the order of the texts.
+
   Args:
     built: see `kept`.
     inner: see `kept`.
@@ -91,4 +97,11 @@ def ask(
     if earlier:
       task.advance(n=earlier)
   Tally().add(found).check(built.max_invalid, built.name)
+  bias = found.metrics.get("judge/position_bias", 0.0)
+  if bias > MOST and jax.process_index() == 0:
+    print(
+      f"warning: {built.name}: in {bias:.1%} of the pairs the place decides "
+      "(judge/position_bias), not the texts; name a larger judge, or one that "
+      "scores texts alone"
+    )
   return found
