@@ -10,7 +10,8 @@ def libraries(process: bool) -> None:
 
   When a save fails, orbax reports one of its writes, which becomes our
   warning. The writes beside it fail too, unheard: asyncio logs a traceback for
-  each, and tensorstore one for each that finds its event loop closed.
+  each, tensorstore one for each that finds its event loop closed, and Python
+  warns of each that had not begun when the loop closed.
 
   Args:
     process: nothing but `xpo` runs here, so that hooks may be taken.
@@ -18,6 +19,9 @@ def libraries(process: bool) -> None:
   for name in ("absl", "asyncio"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"orbax\.")
+  warnings.filterwarnings(
+    "ignore", r"coroutine '\S*write_fragment' was never awaited", RuntimeWarning
+  )
   if process:
     sys.unraisablehook = _unraisable
 
