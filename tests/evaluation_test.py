@@ -11,6 +11,7 @@ from tests.judging_test import CONFIG, MODEL, head, params
 from tests.pretrained_test import write_run
 from xpo_jax import cli, config, evaluation, held_out
 from xpo_jax.errors import XpoError
+from xpo_jax.evals import diversity
 from xpo_jax.models.weights.export import save_folder
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
 
@@ -168,6 +169,7 @@ def test_everything_at_once(folder):
     "Judge length against people",
   ]
   means = found["means"]
+  assert set(diversity.OF_PROMPT) <= set(means["b"])
   assert means["a"]["KL to a, k1"] == 0 and means["b"]["KL to a, k3"] > 0
   lines = (folder / "whole" / "judge.jsonl").read_text().splitlines()
   scores = np.concatenate([json.loads(line)["scores"] for line in lines])
@@ -193,7 +195,8 @@ def test_sequence_entropy_is_the_plain_model_s(folder):
   found = evaluation.run(chosen, folder / "plain")
   (table,) = found["tables"]
   names = [row[0] for row in table["rows"]]
-  assert "self-BLEU" not in names and not any("KL" in n for n in names)
+  assert not set(names) & set(diversity.OF_PROMPT)
+  assert not any("KL" in n for n in names)
   total = []
   for line in (folder / "plain" / "samples-b.jsonl").read_text().splitlines():
     row = json.loads(line)

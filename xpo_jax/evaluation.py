@@ -1,6 +1,7 @@
 """Policies side by side on held-out prompts: samples, gold, rewards, KL."""
 
 from collections.abc import Mapping
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ TAKEN = (
   policy_numbers.ENTROPY,
   "ended with EOS",
   "harmless",
-  "self-BLEU",
+  *diversity.OF_PROMPT,
 )
 # Keys that need not be there.
 DEFAULTS: dict[str, Any] = {
@@ -210,12 +211,10 @@ def _scorers(settings):
     known = text.vocabulary(load.texts(settings.data, "train"))
     after["unknown words"] = lambda t: text.broken_words(t, known)
   if settings.completions > 1:
-    after["self-BLEU"] = lambda t: np.concatenate(
-      [
-        diversity.self_bleu(t[at : at + settings.completions])
-        for at in range(0, len(t), settings.completions)
-      ]
-    )
+    for name in diversity.OF_PROMPT:
+      after[name] = functools.partial(
+        diversity.of_prompts, name, settings.completions
+      )
   return lambda scores: before | scores | after
 
 

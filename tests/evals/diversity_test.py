@@ -6,13 +6,22 @@ import pytest
 from xpo_jax.evals import diversity
 
 
-def test_distinct_of_prompts():
-  texts = [["a a", "a b"], ["a b c", "d e"], ["", "x"]]
-  found = diversity.distinct_of_prompts(texts, 1)
-  np.testing.assert_allclose(found, [2 / 4, 1, 1])
-  # aa ab | ab bc de: all differ | none.
-  found = diversity.distinct_of_prompts(texts, 2)
-  np.testing.assert_allclose(found, [1, 1, np.nan])
+def test_distinct_of_prompt():
+  def found(texts, n):
+    return diversity.distinct_of_prompt(texts, n).tolist()
+
+  assert found(["a a", "a b"], 1) == [2 / 4, 2 / 4]
+  assert found(["a a", "a b"], 2) == [1, 1]
+  assert found(["a b", "A B c", "d"], 2) == [2 / 3] * 3
+  assert np.isnan(found(["", "x"], 2)).all()
+
+
+def test_of_prompts():
+  texts = ["a b", "a b", "a b", "b c"]
+  found = diversity.of_prompts("distinct-2 of a prompt", 2, texts)
+  assert found.tolist() == [0.5, 0.5, 1, 1]
+  found = diversity.of_prompts("self-BLEU", 2, texts)
+  assert found[0] == found[1] == 1 and found[2] < 1
 
 
 def test_bleu_by_hand():

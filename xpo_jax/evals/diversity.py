@@ -5,7 +5,7 @@ corpus are `text.distinct_n`.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 
 import numpy as np
@@ -15,16 +15,19 @@ from xpo_jax.evals import text
 ORDER = 4  # n-grams of BLEU
 
 
-def distinct_of_prompts(texts: Sequence[Sequence[str]], n: int) -> np.ndarray:
-  """[prompts] unique n-grams / n-grams over all samples of a prompt.
+def distinct_of_prompt(texts: Sequence[str], n: int) -> np.ndarray:
+  """[samples] unique n-grams / n-grams over all samples of a prompt.
 
-  NaN where no sample has n tokens. It falls with the number of samples.
+  The same number for each, so that a mean over samples is one over prompts; NaN
+  where no sample has n tokens. It falls with the number of samples.
 
   Args:
-    texts: [prompts][samples].
+    texts: [samples] of one prompt.
     n: of the n-grams.
+
+  Source: methods.md 13.2.
   """
-  return np.asarray([text.distinct_n(own, n) for own in texts])
+  return np.full(len(texts), text.distinct_n(texts, n))
 
 
 def self_bleu(texts: Sequence[str]) -> np.ndarray:
@@ -41,6 +44,18 @@ def self_bleu(texts: Sequence[str]) -> np.ndarray:
       for i, own in enumerate(tokens)
     ]
   )
+
+
+OF_PROMPT: Mapping[str, Callable[[Sequence[str]], np.ndarray]] = {
+  "distinct-2 of a prompt": lambda texts: distinct_of_prompt(texts, 2),
+  "self-BLEU": self_bleu,
+}
+
+
+def of_prompts(name: str, size: int, texts: Sequence[str]) -> np.ndarray:
+  """[texts] a measure of OF_PROMPT on texts that are `size` a prompt."""
+  starts = range(0, len(texts), size)
+  return np.concatenate([OF_PROMPT[name](texts[i : i + size]) for i in starts])
 
 
 def bleu(tokens: Sequence[str], references: Sequence[Sequence[str]]) -> float:
