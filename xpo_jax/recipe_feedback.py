@@ -1,7 +1,7 @@
 """Stages of recipes in which a model takes the place of people."""
 
 from xpo_jax import recipes
-from xpo_jax.stages import section
+from xpo_jax.stages import judge_examples, section
 
 COMPARERS = ("scores", "pairs")
 
@@ -51,10 +51,40 @@ def comparer(variant: str, by: str):
   return {"preference": recipes.preference_model(variant)}, judge
 
 
-def new_films(variant: str, number: int) -> dict:
-  """A stage that writes the prompts of all rounds: titles, in films' form."""
+def taught_to_judge(variant: str) -> dict:
+  """Stages `examples` and `first`, SFT on judging and on reviews by people."""
   tiny = variant == "tiny"
-  return dict(
+  examples = dict(
+    rated=dict(judge_examples.DEFAULTS["rated"], source="films"),
+    low=-3.0,
+    high=3.0,
+    each=8 if tiny else 80,
+    seed=0,
+  )
+  first = recipes.train(variant, "sft", "stage:sft")
+  first.data.max_prompt_length, first.batch.row_length = 448, 512
+  first.data.overlong_prompt = "left" if tiny else "drop"
+  first.batch.prompts = 8
+  first.aux.method, first.aux.source, first.aux.format = "sft", "films", "texts"
+  first.aux.prompts = 16
+  recipes.on_rows(first, "stage:examples/data.jsonl")
+  return dict(examples=examples, first=first)
+
+
+def own_judge(variant: str, name: str, policy: str) -> dict:
+  """A policy as the judge of its samples; where it is tiny, its log-ratio."""
+  judge = dict(name=name, source=policy)
+  if variant == "tiny":
+    return judge | dict(name="implicit", reference="stage:sft", beta=0.1)
+  if name == "additive":
+    judge |= dict(samples=3, max_invalid=0.5)
+  return judge
+
+
+def new_films(variant: str, number: int) -> dict:
+  """Stage `prompts` writes those of all rounds: titles, in films' form."""
+  tiny = variant == "tiny"
+  prompts = dict(
     shots=8,
     policy="stage:sft" if tiny else recipes.START,
     data=dict(section.DATA, source="films"),
@@ -70,3 +100,4 @@ def new_films(variant: str, number: int) -> dict:
     max_words=20 if tiny else 10,
     keywords=(),
   )
+  return dict(prompts=prompts)
