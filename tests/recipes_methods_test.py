@@ -184,3 +184,15 @@ def test_negative_rewards_learn_from_no_text_that_people_liked():
   assert stages.samples.data.format == "binary"
   assert stages.reward.data.source == "stage:samples/data.jsonl"
   assert list(recipe("reward_model").stages).count("samples") == 0
+
+
+@pytest.mark.parametrize("variant", recipes.VARIANTS)
+@pytest.mark.parametrize("name, option", CASES)
+def test_a_value_model_starts_where_the_policy_does(name, option, variant):
+  """Under LoRA it takes the reward model's factors, over the same base."""
+  stages = recipe(name, variant, option).stages
+  for own in stages.values():
+    if "rollout" not in own or not own.rollout.value_source:
+      continue
+    source = own.rollout.value_source.removeprefix("stage:")
+    assert stages[source].model.source == own.model.source

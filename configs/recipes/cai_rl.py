@@ -31,7 +31,8 @@ def get_config(arg: str = ""):
     recipes.reward(variant), "stage:pairs/data.jsonl", steps=20
   )
   ppo = recipes.ppo(variant, kl_coef=0.001)
-  ppo.model.source = "stage:cai"
+  # The value model starts as the reward model: over the policy's own start.
+  ppo.model.source = reward.model.source = "stage:cai"
   stages = recipe_feedback.constitutional(variant) | dict(
     pairs=pairs,
     reward=recipes.and_films(reward),
