@@ -48,9 +48,9 @@ def err_out(folder, how):
 
 
 def test_a_full_disk_says_so_once_a_save(tmp_path):
-  # The noise is real: without the hush there is a traceback a pending write.
+  # The noise is real: mostly a traceback a pending write, and always this.
   err, out = err_out(tmp_path, "as it is")
-  assert out.count("could not be written") == 2 and "Traceback" in err
+  assert out.count("could not be written") == 2
   assert "write_fragment' was never awaited" in err
   err, out = err_out(tmp_path, "hushed")
   assert out.count("could not be written") == out.count("\n") == 2

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 from tests import runs
 
@@ -14,9 +13,9 @@ from xpo_jax import watchdog
 def reading_a_dead_disk():
   time.sleep(60)
 
-with watchdog.watching(0.6) as alive:
-  for _ in range(4):
-    time.sleep(0.3)
+with watchdog.watching(2.5) as alive:
+  for _ in range(3):
+    time.sleep(1)
     alive()
   print("was alive", flush=True)
   reading_a_dead_disk()
@@ -34,22 +33,21 @@ deep_in_c()
 
 
 def run(code):
-  began = time.monotonic()
-  done = subprocess.run(
+  """Ends before the sleep of what is stuck does, or not at all."""
+  return subprocess.run(
     [sys.executable, "-c", code],
     env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
     capture_output=True,
     text=True,
     timeout=50,
   )
-  return done, time.monotonic() - began
 
 
 def test_a_stuck_process_ends_with_stacks():
-  done, seconds = run(STUCK)
-  assert done.returncode == 76 and seconds < 10
-  assert done.stdout == "was alive\n"  # 1.2 s in all, 0.3 s at a time
-  assert "nothing has moved for 0.6 s (train.stall_seconds)" in done.stderr
+  done = run(STUCK)
+  assert done.returncode == 76
+  assert done.stdout == "was alive\n"  # 3 s in all, 1 s at a time
+  assert "nothing has moved for 2.5 s (train.stall_seconds)" in done.stderr
   assert "in reading_a_dead_disk" in done.stderr
 
 
@@ -59,13 +57,13 @@ def test_python_blocked_in_c_ends_as_well():
   code = code.replace("import sys", "import re, sys").replace(
     "watchdog\n", "watchdog\nwatchdog._LATER = 0.4\n", 1
   )
-  done, seconds = run(code)
-  assert done.returncode == 1 and seconds < 20
+  done = run(code)
+  assert done.returncode == 1
   assert "in reading_a_dead_disk" in done.stderr
 
 
 def test_a_watch_ends_with_its_block():
-  done, _ = run(
+  done = run(
     "import time\nfrom xpo_jax import watchdog\n"
     "with watchdog.watching(0.3): pass\n"
     "with watchdog.watching(0) as alive: alive()\n"
@@ -75,5 +73,5 @@ def test_a_watch_ends_with_its_block():
 
 
 def test_a_crash_in_c_shows_stacks():
-  done, _ = run(CRASH)
+  done = run(CRASH)
   assert done.returncode == -6 and "in deep_in_c" in done.stderr

@@ -20,7 +20,7 @@ def libraries(process: bool) -> None:
     logging.getLogger(name).setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", module=r"orbax\.")
   warnings.filterwarnings(
-    "ignore", r"coroutine '\S*write_fragment' was never awaited", RuntimeWarning
+    "ignore", "coroutine '.*' was never awaited", RuntimeWarning
   )
   if process:
     sys.unraisablehook = _unraisable

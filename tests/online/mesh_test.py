@@ -58,8 +58,9 @@ def test_it_is_the_same_run(alone, tmp_path, shape, more):
   assert abs(numbers[1]["kl/k1"]) > 1e-3  # it has moved
   for one, other in zip(steps, numbers, strict=True):
     assert one["sampler/gap"] < 1e-5
+    rtol = 1e-4 if shape[2] > 1 else 1e-5
     names = ("loss", "kl/k1", "rewards/judge", "optimizer/gradient_norm")
     for name in names:
       np.testing.assert_allclose(
-        one[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name
+        one[name], other[name], rtol=rtol, atol=1e-6, err_msg=name
       )

@@ -88,7 +88,8 @@ def test_what_ends_one_ends_both(tmp_path):
     pair = Pair(tmp_path / name, cache, train__eval_every=0, **changes)
     (first, mine), (second, other) = pair.start()
     assert (first, second) == (code, code), (mine, other)
-    for lines in (mine, other):
-      (line,) = [x for x in lines if x.startswith("error: ")]
-      assert words in line
-    assert mine[-1] == other[-1] and pair.asked(1) == []
+    told = [
+      [x for x in lines if x.startswith("error: ")] for lines in (mine, other)
+    ]
+    assert told[0] == told[1] and len(told[0]) == 1 and words in told[0][0]
+    assert pair.asked(1) == []

@@ -207,7 +207,7 @@ GAME = np.array([[0.5, 0.7, 0.2], [0.3, 0.5, 0.9], [0.8, 0.1, 0.5]])
 TAU = 0.5
 
 
-def play(name, game, opponent, start=REFERENCE, reference=REFERENCE):
+def play(name, game, opponent, start=REFERENCE, reference=REFERENCE, tau=TAU):
   """Where self-play stops.
 
   Args:
@@ -215,6 +215,7 @@ def play(name, game, opponent, start=REFERENCE, reference=REFERENCE):
     game: P(i beats j).
     opponent: its log-probs, from those of the policy.
     start, reference: [V].
+    tau: weight of the KL.
   """
   arms, open_ = np.arange(3)[:, None], np.full((3, 1), np.nan)
   table = t.Table(Feedback.PROBABILITY, arms, open_, open_[:, 0])
@@ -224,7 +225,7 @@ def play(name, game, opponent, start=REFERENCE, reference=REFERENCE):
     other = jnp.exp(opponent(lax.stop_gradient(log_policy)))
     feedback = (game @ other)[:, None]
     x = b.rollout(table, log_policy, reference, feedback=feedback)
-    return b.expected(name, x, tau=TAU)
+    return b.expected(name, x, tau=tau)
 
   got = b.settle(loss, b.logits(start), rate=0.5, natural=True)
   return np.exp(got["policy"])
@@ -255,9 +256,30 @@ def test_nash_md_answers_its_mixture(mixing):
   b.near(got, t.tilted(REFERENCE, GAME @ other / TAU))
 
 
-def test_rock_paper_scissors_ends_in_the_middle():
+@pytest.mark.parametrize("name, mixing", [("nash_ema", 0), ("nash_md", 0.25)])
+def test_rock_paper_scissors_ends_in_the_middle(name, mixing):
+  """From elsewhere; Nash-MD against its mixture with the reference."""
   third = np.full(3, 1 / 3)
   cycle = np.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]])
-  same = lambda log_policy: log_policy
+  mixed = lambda log_policy: jax.nn.log_softmax(
+    (1 - mixing) * log_policy + mixing * jnp.log(third)
+  )
   start = np.array([0.8, 0.15, 0.05])
-  b.near(play("nash_ema", cycle, same, start=start, reference=third), third)
+  b.near(play(name, cycle, mixed, start=start, reference=third), third)
+
+
+def test_nash_md_finds_the_mixed_equilibrium():
+  """A cycle that is not even, and a weak reference: near the game's own p.
+
+  P(i beats p) = 1/2 for all i at p = (margin of j over k, cyclically).
+  """
+  margins = np.array([[0, 0.2, -0.4], [-0.2, 0, 0.3], [0.4, -0.3, 0]])
+  nash = np.array([0.3, 0.4, 0.2]) / 0.9
+  np.testing.assert_allclose(margins @ nash, 0, atol=1e-12)
+  mixing = 0.02
+  reference = np.array([0.4, 0.25, 0.35])
+  mixed = lambda log_policy: jax.nn.log_softmax(
+    (1 - mixing) * log_policy + mixing * jnp.log(reference)
+  )
+  got = play("nash_md", 0.5 + margins, mixed, reference=reference, tau=0.02)
+  assert abs(got - nash).max() < 0.05 < abs(reference - nash).max()

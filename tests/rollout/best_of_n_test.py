@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xpo_jax.errors import XpoError
-from xpo_jax.rollout import best_of_n
+from xpo_jax.rollout import best_of_n, select
 from xpo_jax.types import Samples
 
 NAN = np.nan
@@ -63,6 +63,18 @@ def test_kl_is_that_of_many_equally_likely_outcomes(n):
   exact = (p * np.log(p * m)).sum()
   assert best_of_n.kl(n) == pytest.approx(exact, abs=1e-4)
   assert best_of_n.kl(n) == math.log(n) - (n - 1) / n
+
+
+def test_what_is_selected_has_that_kl():
+  """The divergence of 400,000 selections among 1,000 equally likely texts."""
+  n, m, count = 4, 1_000, 400_000
+  drawn = np.random.default_rng(n).integers(m, size=(count, n))
+  chosen = select.best_of_n(drawn / m, np.ones_like(drawn, bool)).index
+  index = np.asarray(chosen).reshape(count, 1)
+  p = np.bincount(np.take_along_axis(drawn, index, 1)[:, 0], minlength=m)
+  p = p[p > 0] / count
+  # Finite numbers of texts and of selections: about n / m and m / (2 count).
+  assert (p * np.log(p * m)).sum() == pytest.approx(best_of_n.kl(n), abs=0.006)
 
 
 @pytest.mark.parametrize("n", [-1, 4])
