@@ -145,7 +145,7 @@ def test_a_stuck_run_ends_with_stacks(place, figures):
     place.folder,
     train__steps=STEPS,
     train__save_every=2,
-    train__stall_seconds=20,
+    train__stall_seconds=30,
   )
   path = runs.save(config, place.folder / "stuck.json")
   run = place.folder / "stuck"
@@ -158,7 +158,7 @@ def test_a_stuck_run_ends_with_stacks(place, figures):
     env=runs.environment(place.folder / "cache"),
   )
   assert code == 76, err
-  assert any("nothing has moved for 20 s" in line for line in err)
+  assert any("nothing has moved for 30 s" in line for line in err)
   assert any("in a_disk_that_never_answers" in line for line in err)
   assert newest(run) == 4
   seconds = time.monotonic() - began
