@@ -108,5 +108,11 @@ def test_table_of_both(tmp_path):
   assert rows[NLL][0] == "2.000 ± 0.000" and rows[NLL][1].startswith("2.000")
   assert rows[NLL][3] == "50%"  # one text of two cost more
   assert taxes.numbers(paid["dpo"]) == {SUM: 0.25, MEAN: 0.25, NLL: 2.0}
+  few = paid["dpo"].texts._replace(tokens=np.array([10.0, 29]))
+  other = paid | {"dpo": Tax(paid["dpo"].choices, few)}
+  table = taxes.table(other, groups, "sft", "dpo")
+  assert "other tokens" in table["title"]
+  assert table["rows"][2][0] == NLL and table["rows"][2][3:] == ["–", ""]
+  assert table["rows"][0][3].startswith("-0.250 [")
   only = {name: Tax(None, tax.texts) for name, tax in paid.items()}
   assert [r[0] for r in taxes.table(only, None, "sft", "dpo")["rows"]] == [NLL]

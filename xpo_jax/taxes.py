@@ -210,6 +210,8 @@ def table(
 ) -> dict:
   """Right choices and NLL of all policies, final against base.
 
+  NLLs over other tokens, as by other tokenizers, are not compared.
+
   Args:
     taxes: policy -> Tax, in the order of the columns.
     questions: of `read_choices`.
@@ -219,6 +221,7 @@ def table(
   """
   rows: list[Comparison] = []
   columns = {name: {} for name in taxes}
+  title = "Alignment tax: multiple choice and other people's text"
 
   def add(values: Callable[[Tax], dict[str, np.ndarray]], clusters):
     found = {name: Measured(values(tax), {}) for name, tax in taxes.items()}
@@ -233,11 +236,15 @@ def table(
   if taxes[base].texts is not None:
     add(lambda tax: {NLL: per_token(tax.texts)}, taxes[base].texts.clusters)
     one, other = (taxes[name].texts for name in (base, final))
+    same = np.array_equal(one.tokens, other.tokens)
     more = (other.nats > one.nats) + 0.5 * (other.nats == one.nats)
     higher = statistics.wilson(float(more.sum()), len(more))
-    rows[-1] = dataclasses.replace(rows[-1], higher=higher)
+    none = {"difference": compare.NO_INTERVAL, "higher": compare.NO_INTERVAL}
+    changed = {"higher": higher} if same else none
+    rows[-1] = dataclasses.replace(rows[-1], **changed)
+    title += "" if same else " (other tokens: NLL not compared)"
   return compare.final_table(
-    "Alignment tax: multiple choice and other people's text",
+    title,
     columns,
     rows,
     f"{final} - {base}",
