@@ -90,6 +90,23 @@ def test_frontier_pairs_what_was_measured_together():
   assert report_figures.frontier({}, "rewards/judge", "kl/k1").shape == (0, 3)
 
 
+def test_gao_s_curve_needs_a_start_and_four_points():
+  d = np.array([0, 0.5, 1, 2, 3])
+  gain = d * (1.5 - 0.4 * np.log(np.maximum(d, 1e-9)))
+  points = np.stack([np.arange(5), d, 2 + gain], -1)
+  found = report_figures.gao_curve(points)
+  assert (found.a, found.b) == pytest.approx((1.5, 0.4))
+  assert report_figures.gao_curve(points[1:]) is None  # no start
+  assert report_figures.gao_curve(points[:4]) is None
+  series = lambda column: [*zip(points[:, 0], column)]
+  metrics = {"eval/gold": series(2 + gain), "eval/kl/k1": series(d**2)}
+  # Dashes of the second colour, which points and path have not.
+  orange = lambda png: paint(png, report_axes.COLOURS[1], slice(0.0, 0.8))
+  assert orange(report_figures.draw_frontier(metrics)) > 0
+  few = {name: own[:4] for name, own in metrics.items()}
+  assert orange(report_figures.draw_frontier(few)) == 0
+
+
 def test_figures_are_drawn_where_their_series_are():
   kl = {"kl/k1": [(1, 0.0), (2, 1.0)], "eval/kl/k1": [(2, 1.2)]}
   reward = {"rewards/judge": [(1, 0.0), (2, 1.0)], "eval/gold": [(2, 0.3)]}

@@ -8,6 +8,7 @@ import numpy as np
 
 from xpo_jax import report_axes as paper
 from xpo_jax import report_curves
+from xpo_jax.evals import overoptimization
 from xpo_jax.progress import clock_text
 from xpo_jax.report_curves import SECONDS, Series
 
@@ -30,6 +31,7 @@ LATER = LinearSegmentedColormap.from_list(
   "later", ("#9cc3ea", "#2f74c0", "#0d2440")
 )
 OTHER = "other"
+FIT_POINTS = 4  # away from the start; Gao's curve has two free numbers
 
 
 def draw_all(metrics: Series) -> dict[str, bytes]:
@@ -47,7 +49,8 @@ def draw_frontier(metrics: Series) -> bytes | None:
 
   Reward is bought with KL, and a gold reward that falls while the proxy still
   rises shows over-optimisation; both go about with sqrt(KL) at first (Gao et
-  al. 2022, arXiv 2210.10760).
+  al. 2022, arXiv 2210.10760), whose curve is drawn where there are points
+  enough.
   """
   panels = {}
   for title, reward, kl in FRONTIERS:
@@ -73,6 +76,7 @@ def draw_frontier(metrics: Series) -> bytes | None:
     dots = place.scatter(
       x, y, c=points[:, 0], cmap=LATER, s=14, vmin=first, vmax=last
     )
+    _draw_fit(place, points)
     paper.style(place, title, f"√KL to the reference, √({unit})", "mean score")
     paper.few_ticks(place, whole=False)
   bar = figure.colorbar(dots, ax=axes.tolist(), aspect=30, pad=0.01)
@@ -94,6 +98,36 @@ def frontier(metrics: Series, reward: str, kl: str) -> np.ndarray:
     if math.isfinite(distance.get(step, math.nan)) and math.isfinite(value)
   ]
   return np.array(rows, np.float64).reshape(-1, 3)
+
+
+def gao_curve(points: np.ndarray) -> overoptimization.Curve | None:
+  """d (a - b ln d) through what was gained; None of fewer than FIT_POINTS.
+
+  Args:
+    points: [N, 3] of `frontier`, the first of them at the start, d = 0.
+  """
+  d, gain = points[:, 1], points[:, 2] - points[0, 2]
+  if d[0] > 0 or len(np.unique(d[d > 0])) < FIT_POINTS:
+    return None
+  return overoptimization.fit(d, gain, "rl")
+
+
+def _draw_fit(place, points: np.ndarray) -> None:
+  curve = gao_curve(points)
+  if curve is None:
+    return
+  d = np.linspace(0, points[:, 1].max(), 100)
+  sign = "-" if curve.b > 0 else "+"
+  label = f"d ({curve.a:.2f} {sign} {abs(curve.b):.2f} ln d), d = √KL"
+  place.plot(
+    d,
+    points[0, 2] + curve.gain(d),
+    color=paper.COLOURS[1],
+    linewidth=1.2,
+    linestyle="--",
+    label=label.replace("-", "−"),
+  )
+  place.legend(fontsize=7, frameon=False, loc="lower right")
 
 
 def parts(metrics: Series) -> tuple[list[str], np.ndarray, np.ndarray]:
