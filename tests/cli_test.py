@@ -281,4 +281,5 @@ def test_help_needs_no_jax():
     [sys.executable, "-c", program], capture_output=True, text=True, check=True
   )
   assert "Exit codes: 0 done, 64 usage" in done.stdout
+  assert "gold.name: reward_model, implicit, preference_mo" in done.stdout
   assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0], False]

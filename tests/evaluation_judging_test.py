@@ -76,6 +76,18 @@ def test_harmless_is_above(tmp_path):
   assert rate.tolist() == [1, 1, 0, 1]
 
 
+def test_the_seed_reaches_the_judge(tmp_path, monkeypatch):
+  seeds, made = [], judge_config.build(SHORT, "judge")
+  monkeypatch.setattr(
+    judge_config, "build", lambda _, where, seed: seeds.append(seed) or made
+  )
+  own = written("a", "b")
+  texts = [SHORT, "judge", ["p"], own]
+  judging.versus(*texts, own, ("b", "a"), tmp_path / "v", 3)
+  judging.harmless(*texts, 0.5, tmp_path / "h", 4)
+  assert seeds == [3, 4]
+
+
 def test_a_verdict_that_is_missing_is_none(tmp_path, monkeypatch):
   from xpo_jax.judges import function
 

@@ -54,7 +54,7 @@ def test_a_section_has_every_key():
   found = judge_config.section(name="length", source="2-3")
   assert isinstance(found, ConfigDict)
   assert set(found) == set(judge_config.DEFAULTS)
-  assert found.source == "2-3" and found.max_invalid == 0.1
+  assert found.source == "2-3" and found.max_invalid == 0.05
   with pytest.raises(
     XpoError, match="'votse' is unknown; did you mean 'votes'"
   ):
@@ -86,6 +86,7 @@ GOOD = {
   "length": {"source": "20-60"},
   "format": {"source": r"\d+"},
   "exact_match": {"source": "later.jsonl"},
+  "final_answer": {"source": "later.jsonl"},
   "function": {"source": "tests.judge_config_test:shortest"},
   "remote_rating": {"samples": 2},
   "remote_pair": {},
@@ -219,10 +220,19 @@ def test_exact_match(tmp_path):
     judge(candidates(("2",), prompts=["two?"]))
 
 
+def test_final_answer(tmp_path):
+  rows = [{"prompt": "6 * 12?", "answer": "60 + 12 = 72\n#### 72"}]
+  path = runs.write(tmp_path / "answers.jsonl", rows)
+  texts = candidates(("so\n#### 72", "72", "#### 7"), prompts=["6 * 12?"])
+  for name, wanted in (("final_answer", [1, 0, 0]), ("exact_match", [0] * 3)):
+    judge = build(name=name, source=str(path)).judge
+    assert judge(texts).scores.tolist() == [wanted]
+
+
 @pytest.mark.parametrize(
   "row, match",
   [
-    ({"prompt": "a"}, "a.jsonl:2: no column 'answer'; exact_match wants"),
+    ({"prompt": "a"}, "a.jsonl:2: no column 'answer'; want prompt and"),
     ({"prompt": "a", "answer": 3}, "a.jsonl:2: answer 3; want a text"),
     ({"prompt": "a", "answer": []}, "a.jsonl:2: answer .*; want a text"),
     ({"prompt": "a", "answer": ["b", ""]}, "a.jsonl:2: answer"),
@@ -287,7 +297,9 @@ def test_functions_of_the_current_folder(tmp_path, monkeypatch, source, match):
 @pytest.fixture
 def reader(monkeypatch):
   """In place of a language model: a test sets `logps` and `reply`."""
-  made = types.SimpleNamespace(asked=[], written=[], opened=[], context=4096)
+  made = types.SimpleNamespace(
+    asked=[], written=[], opened=[], seeds=[], context=4096
+  )
 
   def ask(questions):
     made.asked += questions
@@ -297,8 +309,9 @@ def reader(monkeypatch):
     made.asked += requests
     return [made.reply(prompt, n) for prompt, n in requests]
 
-  def writer(max_new_tokens, temperature=0.0, top_p=1.0):
+  def writer(max_new_tokens, temperature=0.0, top_p=1.0, seed=None):
     made.written.append((max_new_tokens, temperature, top_p))
+    made.seeds.append(seed)
     return write
 
   def open_(source, template):
@@ -394,6 +407,25 @@ def test_additive(reader):
   alone = build(name="additive", source="m", samples=1).judge(PAIR)
   assert alone.scores.tolist() == [[2.0, 0.0]]
   assert reader.written[1] == (judge_config.REPLY, 0.0, 1.0)
+
+
+def test_the_seed_reaches_what_draws(reader):
+  """Other principles and other noise for another run, the same for the same."""
+  reader.logps = first_wins(0.9)
+  pairs = candidates(*[(f"oo{n}", "x") for n in range(8)])
+
+  def principles(*seed):
+    reader.asked.clear()
+    section = judge_config.section(name="principles", source="m", reason=True)
+    judge_config.build(section, WHERE, *seed).pairs(pairs)
+    return [str(prompt) for prompt, _ in reader.asked]
+
+  reader.reply = lambda prompt, n: Reply("why")
+  assert principles(3) == principles(3) != principles(4)
+  assert principles() == principles(0) != principles(3)
+  for name in ("additive", "verdict_rating", "verdict_pair"):
+    judge_config.build({"name": name, "source": "m"}, WHERE, 9)
+  assert reader.seeds == [3, 3, 4, 0, 0, 3, 9, 9, 9]
 
 
 def nonce(question) -> str:

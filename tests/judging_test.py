@@ -139,6 +139,21 @@ def test_writing():
   assert found[2].whole == (BYTES.eos_id in tokens[4:])
 
 
+def test_noise_follows_the_request_and_the_seed():
+  """Whatever is asked before, beside or after it."""
+  own, hot = reader(), dict(max_new_tokens=3, temperature=1.0)
+  write = own.write(**hot, seed=5)
+  asked = [(f"p{n % 5}", n // 5) for n in range(20)]  # two batches of the model
+  found = write(asked)
+  assert len({reply.text for reply in found}) >= 18
+  assert write(asked[::-1]) == found[::-1]
+  parts = [write(asked[n : n + 7]) for n in (0, 7, 14)]
+  assert sum(parts, []) == found
+  assert own.write(**hot, seed=5)(asked[3:4]) == found[3:4]
+  other = own.write(**hot, seed=6)(asked)
+  assert sum(a == b for a, b in zip(found, other, strict=True)) <= 2
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("judging")

@@ -14,7 +14,8 @@ from xpo_jax.judges.candidates import Judgement
 
 FIVE = candidates(("a", "bb"), ("c", "d"), ("e", "f"), ("g", "hh"), ("i", ""))
 ALONE = (
-  "sentiment length format exact_match function remote_rating remote_pair"
+  "sentiment length format exact_match final_answer function remote_rating "
+  "remote_pair"
 ).split()
 
 

@@ -1,5 +1,8 @@
 """The `--help` of the subcommands that take a config."""
 
+import textwrap
+
+from xpo_jax import judge_options
 from xpo_jax.fields import FIELDS
 
 # Flags of a subcommand's own.
@@ -22,4 +25,6 @@ def show(name: str, words: str) -> None:
     choices = f" ({' | '.join(field.choices)})" if field.choices else ""
     value = "" if field.default == "" else f"={field.default}"
     print(f"  {path + value:34} {field.help}{choices}")
+  names = f"judge.name and gold.name: {', '.join(judge_options.USES)}."
+  print("\n" + textwrap.fill(names, 79, break_on_hyphens=False))
   print("\nmethod.* also takes the keywords of the method: see `xpo methods`.")

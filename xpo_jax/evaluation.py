@@ -193,6 +193,7 @@ def run(settings, folder: Path) -> dict:
         written[name],
         settings.harmless_above,
         folder / f"harmless-{name}.jsonl",
+        settings.seed,
       )
     known = {k: (lambda _, v=v: v) for k, v in scores.items()}
     measured[name] = compare.measure(written[name].texts, scorers(known))

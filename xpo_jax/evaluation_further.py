@@ -60,6 +60,7 @@ def measure(
       written[base],
       (final, base),
       folder / "judge.jsonl",
+      settings.seed,
     )
   if settings.reference and settings.rewards:
     out["frontier"] = _frontier(settings, measured)
@@ -79,6 +80,7 @@ def measure(
       "judge",
       evaluation_labels.candidates_of(rows["labelled"]),
       folder / "judge-labelled.jsonl",
+      settings.seed,
     )
     out["agreement"] = evaluation_labels.agreement_table(
       rows["labelled"], found, judge

@@ -37,14 +37,18 @@ def check(section: Mapping[str, Any], where: str, of_texts: bool) -> None:
 
 
 def ask(
-  section: Mapping[str, Any], where: str, candidates: Candidates, path: Path
+  section: Mapping[str, Any],
+  where: str,
+  candidates: Candidates,
+  path: Path,
+  seed: int = 0,
 ) -> Judgement:
   """The judge's answer, kept in `path`: [B, K] scores or [B, K, K] wins.
 
   Raises:
     XpoError: a judge that cannot be opened, or too many invalid replies.
   """
-  built = judge_config.build(section, where)
+  built = judge_config.build(section, where, seed)
   judge = built.judge or built.pairs
   return shared_verdicts.ask(built, judge, candidates, path)
 
@@ -65,6 +69,7 @@ def versus(
   base: Written,
   names: tuple[str, str],
   path: Path,
+  seed: int = 0,
 ) -> tuple[dict, dict[str, float]]:
   """The win rate of `final` over `base`: (table, numbers).
 
@@ -80,6 +85,7 @@ def versus(
     base: likewise.
     names: of final and base.
     path: the judge's journal.
+    seed: of what the judge samples or draws.
   """
   count, clusters = len(final.texts) // len(prompts), final.clusters
   candidates = make_candidates(
@@ -87,7 +93,7 @@ def versus(
     list(zip(final.texts, base.texts, strict=True)),
     ended=np.stack([final.ended, base.ended], -1),
   )
-  found = ask(section, where, candidates, path)
+  found = ask(section, where, candidates, path, seed)
   chances = win_rate.of_matrices(as_wins(found))
   if "judge/flagged" in found.metrics:
     chances = forfeited(chances, nulls.flagged(candidates))
@@ -151,6 +157,7 @@ def harmless(
   written: Written,
   above: float,
   path: Path,
+  seed: int = 0,
 ) -> np.ndarray:
   """[prompts x K] 1 where the judge's score is > above, else 0; NaN without.
 
@@ -165,7 +172,7 @@ def harmless(
   candidates = make_candidates(
     prompts, texts, ended=np.reshape(written.ended, shape)
   )
-  scores = ask(section, where, candidates, path).scores.reshape(-1)
+  scores = ask(section, where, candidates, path, seed).scores.reshape(-1)
   return np.where(np.isnan(scores), np.nan, scores > above)
 
 

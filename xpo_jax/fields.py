@@ -65,7 +65,7 @@ def _judge(section, help_):
     f"{section}.votes": _at_least(1, 1, "principles a pair"),
     f"{section}.samples": _at_least(1, 3, "replies of a judge that writes"),
     f"{section}.max_invalid": Field(
-      0.1,
+      0.05,
       "share of replies that may be invalid",
       holds=lambda v: 0 <= v <= 1,
       words="in [0, 1]",

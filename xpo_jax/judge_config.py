@@ -14,6 +14,7 @@
     length            LOW-HIGH words              texts
     format            a regular expression        texts
     exact_match       JSONL of prompt, answer     texts
+    final_answer      JSONL of prompt, answer     texts: after the last "####"
     function          module:function             texts
     remote_rating     model's name at XPO_JUDGE_URL   texts: 1 .. 10
     remote_pair       model's name at XPO_JUDGE_URL   pairs: A, B or TIE
@@ -77,12 +78,14 @@ class Built(NamedTuple):
   guard: bool = False
 
 
-def build(section: Mapping[str, Any], where: str) -> Built:
+def build(section: Mapping[str, Any], where: str, seed: int = 0) -> Built:
   """Opens what the section names.
 
   Args:
     section: as of `section`; its name must not be empty.
     where: of it, for messages.
+    seed: of the run or stage, >= 0: what a judge samples or draws follows from
+      it and from what is judged.
 
   Raises:
     XpoError: as of `check`, and whatever is wrong with a model, file or module.
@@ -94,7 +97,7 @@ def build(section: Mapping[str, Any], where: str) -> Built:
       f"{where}.name is empty; choose one of {', '.join(judge_options.USES)}"
     )
   with judge_options.named(where):
-    made = _BUILDERS[name](given)
+    made = _BUILDERS[name](given | {"seed": seed})
   own = (None, made) if name in judge_options.PAIRS else (made, None)
   guard = given["guard"] and "guard" in judge_options.USES[name]
   return Built(*own, name, given["max_invalid"], guard)
@@ -142,7 +145,7 @@ def _reader(given) -> judging.Reader:
   return judging.open_reader(given["source"], given["template"])
 
 
-def _write(reader: judging.Reader, samples: int = 1) -> Write:
+def _write(given, reader: judging.Reader, samples: int = 1) -> Write:
   room = reader.model.model.config.max_length
   if room <= REPLY:
     raise usage_error(
@@ -150,7 +153,8 @@ def _write(reader: judging.Reader, samples: int = 1) -> Write:
       f"{REPLY} tokens of reply; take another model, or one that need not "
       "write (rating, pairwise)"
     )
-  return reader.write(REPLY, **(_HOT if samples > 1 else {}))
+  how = _HOT if samples > 1 else {}
+  return reader.write(REPLY, seed=given["seed"], **how)
 
 
 def _remote(given, samples: int = 1) -> Write:
@@ -186,13 +190,18 @@ def _preference_model(given) -> PairJudge:
 
 
 def _principles(given) -> PairJudge:
-  chosen, reader = judge_options.constitution(given), _reader(given)
-  write = _write(reader) if given["reason"] else None
+  chosen = judge_options.constitution(given, given["seed"])
+  reader = _reader(given)
+  write = _write(given, reader) if given["reason"] else None
   return constitution.language_model(reader.ask(), chosen, write)
 
 
 def _exact_match(given) -> Judge:
   return rules.exact_match(answers(given["source"]))
+
+
+def _final_answer(given) -> Judge:
+  return rules.final_answer(answers(given["source"]))
 
 
 def answers(path: str) -> dict[Prompt, list[str]]:
@@ -208,7 +217,7 @@ def answers(path: str) -> dict[Prompt, list[str]]:
     missing = [c for c in ("prompt", "answer") if c not in row]
     if missing:
       raise data_error(
-        f"{row_id}: no column {missing[0]!r}; exact_match wants prompt, answer"
+        f"{row_id}: no column {missing[0]!r}; want prompt and answer"
       )
     try:
       prompt = cells.prompt(row["prompt"], collections.Counter())
@@ -252,16 +261,17 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any]], Judge | PairJudge]] = {
   "rating": lambda g: rating.language_model(_reader(g).ask()),
   "principles": _principles,
   "additive": lambda g: written.additive(
-    _write(_reader(g), g["samples"]), g["samples"]
+    _write(g, _reader(g), g["samples"]), g["samples"]
   ),
   "verdict_rating": lambda g: written.rating(
-    _write(_reader(g), g["samples"]), g["samples"]
+    _write(g, _reader(g), g["samples"]), g["samples"]
   ),
-  "verdict_pair": lambda g: written.verdict(_write(_reader(g))),
+  "verdict_pair": lambda g: written.verdict(_write(g, _reader(g))),
   "sentiment": lambda g: rules.sentiment(),
   "length": judge_options.rule,
   "format": judge_options.rule,
   "exact_match": _exact_match,
+  "final_answer": _final_answer,
   "function": _function,
   "remote_rating": lambda g: written.rating(
     _remote(g, g["samples"]), g["samples"]

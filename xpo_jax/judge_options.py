@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
   "reason": False,
   "votes": 1,
   "samples": 3,
-  "max_invalid": 0.1,
+  "max_invalid": 0.05,
   "guard": True,
 }
 TEMPLATES = ("auto", "plain", "chat")
@@ -51,6 +51,7 @@ USES: dict[str, tuple[str, ...]] = {
   "length": ("source",),
   "format": ("source",),
   "exact_match": ("source",),
+  "final_answer": ("source",),
   "function": ("source", "max_invalid"),
   "remote_rating": ("source", "samples", "max_invalid", "guard"),
   "remote_pair": ("source", "max_invalid", "guard"),
@@ -65,6 +66,7 @@ _SOURCES = {
   "length": "LOW-HIGH, words",
   "format": "a regular expression",
   "exact_match": "a JSONL file of prompt and answer",
+  "final_answer": "a JSONL file of prompt and answer",
   "function": "module:function",
   "remote_rating": "the model's name at the endpoint",
   "remote_pair": "the model's name at the endpoint",
@@ -148,8 +150,8 @@ def rule(given: Mapping[str, Any]):
   return rules.length(int(found[1]), int(found[2]))
 
 
-def constitution(given: Mapping[str, Any]):
-  """The principles of the file, or our own.
+def constitution(given: Mapping[str, Any], seed: int = 0):
+  """The principles of the file, or our own; `seed` is that of the draws.
 
   Raises:
     XpoError: no such file, or more votes than it has principles.
@@ -158,7 +160,7 @@ def constitution(given: Mapping[str, Any]):
 
   path = given["principles"]
   principles = wording.principles(path) if path else wording.principles()
-  return constitution.Constitution(principles, given["votes"])
+  return constitution.Constitution(principles, given["votes"], seed)
 
 
 def writer(given: Mapping[str, Any], temperature: float):

@@ -6,6 +6,7 @@ All scores go through the packed forward of `xpo score`.
 from collections.abc import Sequence
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 
@@ -90,7 +91,8 @@ class Reader:
     """One sampled reply a request; temperature 0 is greedy.
 
     A question that leaves no room for the reply gets None. A text of `stop`
-    ends a reply and is no part of it.
+    ends a reply and is no part of it. The noise of a reply follows from the
+    seed, the question and its number, not from what is asked beside it.
     """
     room = self.model.model.config.max_length - max_new_tokens
     model = self._spread
@@ -107,15 +109,23 @@ class Reader:
           max_new_tokens=max_new_tokens,
           temperature=temperature,
           top_p=top_p,
-          seed=seed + at,
+          seed=seed,
           end_id=self.template.end_id,
           stop=stop,
+          rows=np.array([_row(ids[n], requests[n][1]) for n in filled]),
         )
         for n, own, ended in zip(part, texts, samples.ended, strict=False):
           out[n] = Reply(own[0], bool(ended[0]))
       return out
 
     return write
+
+
+def _row(ids: np.ndarray, number: int) -> np.int32:
+  """What the noise of a request's reply follows: its ids and number."""
+  whole = number.to_bytes(8, "little") + ids.astype("<i4").tobytes()
+  digest = hashlib.sha256(whole).digest()
+  return np.int32(int.from_bytes(digest[:4], "little") >> 1)
 
 
 def open_reader(source: str, template: str = "auto") -> Reader:

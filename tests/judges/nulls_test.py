@@ -159,25 +159,29 @@ KINDS = [name for name, kind in selection.KINDS.items() if kind.judge]
 @pytest.mark.parametrize("name", KINDS)
 def test_no_selection_takes_it(name, kind, tmp_path, monkeypatch):
   """The judge itself would have it win over everything."""
-  monkeypatch.setattr(judge_config, "build", lambda *_: built(kind))
+  seeds, made = [], built(kind)
+  monkeypatch.setattr(
+    judge_config, "build", lambda _, where, seed: seeds.append(seed) or made
+  )
   settings = ConfigDict(
     {"select": name, "judge": {}, "length_penalty": 0.0, "accept": 3,
-     "select_beta": 0.0, "seed": 0}
+     "select_beta": 0.0, "seed": 5}
   )  # fmt: skip
   judged, games, numbers = verdicts.judge(
     settings, selection_test.judged(TEXTS), tmp_path, "stage"
   )
-  assert numbers["judge/flagged"] == 2 / 8
+  assert numbers["judge/flagged"] == 2 / 8 and seeds == [5]
   assert np.isnan(judged.scores[[0, 1], [0, 1]]).all()
   found = selection.choose(name, games, 0.1, seed=0)
   rows = [row for own in found.rows for row in own]
   told = repr(rows)
   assert "':'" not in told
-  # A first sample that says nothing is no base of a pair judge's rewards.
-  based = kind == "pairs" and name.startswith("rejection")
-  if based:
-    assert found.rows[0] == [] and found.dropped["no_score"] == 1
-  elif name == "soft_pairs":  # of the first two
+  if kind == "pairs" and name.startswith("rejection"):
+    # The first that says something is the base: "ccc", then "a".
+    r = {"ccc": [0, -2, -1], "a": [0, 1, 2]}
+    np.testing.assert_allclose(judged.scores[0, 1:], r["ccc"], rtol=1e-9)
+    np.testing.assert_allclose(judged.scores[1, [0, 2, 3]], r["a"], rtol=1e-9)
+  if name == "soft_pairs":  # of the first two
     assert rows == [] and found.dropped == {"no_score": 2}
   else:
     assert all(found.rows)

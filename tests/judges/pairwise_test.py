@@ -5,7 +5,7 @@ import pytest
 
 from tests.judges.stand_ins import candidates, logit, shown
 from xpo_jax.data import comparison
-from xpo_jax.judges import combine, pairwise
+from xpo_jax.judges import combine, nulls, pairwise
 
 RPS = {("rock", "scissors"), ("scissors", "paper"), ("paper", "rock")}
 
@@ -107,21 +107,36 @@ def test_a_bradley_terry_model_gives_back_its_rewards(k):
   assert found.asked == 2 * (k - 1)
 
 
-def test_rewards_against_a_base_that_may_be_absent():
+def test_rewards_against_the_first_that_is_there():
+  """An absent first one costs its prompt nothing but itself."""
   judge = pairwise.language_model(asker(lambda a, b: 1.0, ("1", "2")))
   sure = pairwise.language_model(
     asker(lambda a, b: float(a == "y"), ("1", "2"))
   )
-  present = np.array([[True, True, False], [True, False, True]])
-  these = candidates(("x", "y", "z"), ("x", "y", "z"), present=present)
+  present = np.array([[True, True, False], [False, True, True], [False] * 3])
+  these = candidates(*[("x", "y", "z")] * 3, present=present)
   nan = np.nan
-  found = combine.reward_from_pairs(judge, base=1)(these)
-  np.testing.assert_array_equal(found.scores, [[0, 0, nan], [nan] * 3])
-  found = combine.reward_from_pairs(sure, base=1)(these)
+  found = combine.reward_from_pairs(judge)(these)
+  wanted = [[0, 0, nan], [nan, 0, 0], [nan] * 3]
+  np.testing.assert_array_equal(found.scores, wanted)
+  assert found.asked == 4
+  found = combine.reward_from_pairs(sure)(these)
   most = np.log(1e-6) - np.log1p(-1e-6)
-  np.testing.assert_allclose(found.scores[0, :2], [most, 0])
+  np.testing.assert_allclose(
+    found.scores, [[0, -most, nan], [nan, 0, most], [nan] * 3]
+  )
   alone = candidates(("x",))
   assert combine.reward_from_pairs(sure)(alone).scores.tolist() == [[0.0]]
+
+
+def test_a_flagged_first_text_is_no_base():
+  sure = pairwise.language_model(
+    asker(lambda a, b: float(a == "y"), ("1", "2"))
+  )
+  judge = nulls.guarded(combine.reward_from_pairs(sure))
+  found = judge(candidates((":", "x", "y")))
+  most = np.log1p(-1e-6) - np.log(1e-6)
+  np.testing.assert_allclose(found.scores, [[np.nan, 0, most]])
 
 
 def test_absent_texts_and_numbers():

@@ -146,6 +146,64 @@ def test_a_refused_key_stops_at_once(monkeypatch, capfd):
   assert KEY not in told
 
 
+TOO_LONG = {"error": {"message": "context of 4096\ntokens", "code": None}}
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_a_refused_question_is_invalid_where_others_are_answered(
+  code, tmp_path, capsys
+):
+  def answer(n, body):
+    long = "x" in body["messages"][-1]["content"]
+    return (code, TOO_LONG) if long else completion("yes")
+
+  with serve(answer) as (url, seen):
+    write = writer(url, cache=str(tmp_path))
+    asked = [("xx", 0), ("b", 0), ("xy", 0), ("c", 0)]
+    assert write(asked) == [None, Reply("yes"), None, Reply("yes")]
+    assert len(seen) == 4 and len(list(tmp_path.iterdir())) == 2
+    assert write([("xz", 0)]) == [None]  # alone, of an endpoint that answers
+    # So does a process that finds others' replies.
+    assert writer(url, cache=str(tmp_path))(asked[:2]) == [None, Reply("yes")]
+  told = capsys.readouterr().out.splitlines()
+  assert len(told) == 2 and told[0].startswith("warning: remote judge: http")
+  assert f"(HTTP {code}: context of 4096 tokens)" in told[0]
+
+
+@pytest.mark.parametrize("code", [400, 404, 413, 422])
+def test_a_wrong_request_stops_with_the_servers_words(code, monkeypatch, capfd):
+  """Also with the key in them, whole or shortened."""
+  monkeypatch.setenv("JUDGE_KEY", KEY)
+  body = {"error": {"message": f"no judge-1\x1b[2J for {KEY} or {KEY[:9]}..."}}
+  with serve(lambda n, _: (code, body)) as (url, seen):
+    with pytest.raises(XpoError) as e:
+      writer(url, key_variable="JUDGE_KEY", workers=1)([("a", 0), ("b", 0)])
+  assert len(seen) == (1 if code == 404 else 2)  # the next might be answered
+  assert e.value.code == Exit.USAGE and "\n" not in str(e.value)
+  assert f"(HTTP {code}: no judge-1?[2J for *** or ***); check" in str(e.value)
+  told = "".join([str(e.value), repr(e.value), *capfd.readouterr()])
+  assert KEY[:8] not in told
+
+
+@pytest.mark.parametrize(
+  "body, words",
+  [
+    (b"", ""),
+    (b"<html>\xff no", ": <html>\ufffd no"),
+    ({"detail": [{"msg": "long"}]}, ': {"detail": [{"msg": "long"}]}'),
+    ({"error": {"code": 7}}, ': {"error": {"code": 7}}'),
+    ({"message": "no"}, ": no"),
+    (b"[" * 100_000, ": " + "[" * 200),
+  ],
+  ids=["empty", "html", "list", "number", "text", "deep"],
+)
+def test_refusals_of_any_form(body, words):
+  with serve(lambda n, _: (400, body)) as (url, _):
+    with pytest.raises(XpoError) as e:
+      writer(url)([("a", 0)])
+  assert f"(HTTP 400{words}); check url" in str(e.value)
+
+
 def test_redirects_do_not_carry_the_key(monkeypatch):
   monkeypatch.setenv("JUDGE_KEY", KEY)
   with serve(lambda n, body: (302, {})) as (url, seen):

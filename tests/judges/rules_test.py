@@ -20,6 +20,40 @@ def test_exact_match():
   assert found == [1, 1, 1, 0, 0]
 
 
+@pytest.mark.parametrize(
+  "known, same, others",
+  [
+    (".5", [" .5", ".5.", '".5"'], ["5", "0.5 ", ""]),
+    ("C++", ["c++", "C++!", "'C++'."], ["C", "C#", "++"]),
+    ("$5", ["$5."], ["5", "5%"]),
+    ("?", [" ?"], ["", "!", ".", '"', "..."]),
+    (
+      "Is it?",
+      ['"is  it"', "\u201cIs it?\u201d", "\u00abis it\u00bb."],
+      ["is"],
+    ),
+    ("1,000", ["1000", "1,000."], ["1.000", "100"]),
+  ],
+)
+def test_signs_are_part_of_an_answer(known, same, others):
+  judge = rules.exact_match({"p0?": known})
+  wanted = [1] * len(same) + [0] * len(others)
+  assert scores(judge, *same, *others) == wanted
+
+
+def test_final_answer():
+  """Known answers with their solution before them, or alone."""
+  texts = ("a\n#### 72", "72", "####72.\nok", "#### 7 #### 72 \n", "#### 72 7",
+           "##### 72", "#### 72 #### 1", "####")  # fmt: skip
+  for known in ("48 / 2 = 24\n#### 72", "72", ["1", "#### 72"]):
+    judge = rules.final_answer({"p0?": known})
+    right = [1, 0, 1, 1, 0, 1, float("1" in known), 0]
+    assert scores(judge, *texts) == right
+  with pytest.raises(XpoError, match="nothing after the last '####' of") as e:
+    rules.final_answer({"p0?": ["1", "so #### "]})
+  assert e.value.code == Exit.DATA
+
+
 def test_exact_match_of_the_last_number():
   judge = rules.exact_match({"p0?": "1000"}, r"####\s*(-?[\d,]+)")
   texts = ("so 7 #### 1,000", "#### 5 no: #### 1000", "#### 1000 #### 5")

@@ -60,33 +60,28 @@ def bradley_terry(judge: Judge, scale: float = 1.0) -> PairJudge:
   return pair_judge
 
 
-def reward_from_pairs(pair_judge: PairJudge, base: int = 0) -> Judge:
+def reward_from_pairs(pair_judge: PairJudge) -> Judge:
   """r(y) = logit P(y beats y_b), P kept in [1e-6, 1 - 1e-6] (RSO).
 
-  Only the pairs with y_b are asked: 2 (K - 1) questions a prompt. The reward of
-  y_b is 0; where y_b is absent nothing has a reward.
-
-  Args:
-    base: the completion y_b that all are held against, fixed for a prompt.
+  y_b is the first present completion of its prompt, with reward 0. Only the
+  pairs with y_b are asked: 2 (K - 1) questions a prompt of K.
 
   Source: Liu et al. 2023, arXiv 2309.06657; methods.md 1.4.
   """
 
   def judge(candidates: Candidates) -> Judgement:
     scores = np.full(candidates.shape, np.nan)
-    scores[candidates.present[:, base], base] = 0.0
-    places = [
-      (b, k)
-      for b, k in candidates.places()
-      if k != base and candidates.present[b, base]
-    ]
+    base = candidates.present.argmax(1)  # [B]; 0 where none is present
+    places = [(b, k) for b, k in candidates.places() if k != base[b]]
+    here = np.flatnonzero(candidates.present.any(1))
+    scores[here, base[here]] = 0.0
     if not places:
       return Judgement(scores, 0, collections.Counter())
-    pick = lambda x: np.array([[x[b, k], x[b, base]] for b, k in places])
+    pick = lambda x: np.array([[x[b, k], x[b, base[b]]] for b, k in places])
     texts = candidates.texts
     pairs = Candidates(
       prompts=tuple(candidates.prompts[b] for b, _ in places),
-      texts=tuple((texts[b][k], texts[b][base]) for b, k in places),
+      texts=tuple((texts[b][k], texts[b][base[b]]) for b, k in places),
       present=pick(candidates.present),
       ended=pick(candidates.ended),
     )

@@ -12,6 +12,13 @@ from xpo_jax.judges.candidates import Reply
 MAX_REPLY = 65536  # characters; a longer one is not read
 # A digit of any script after the number makes it another number.
 _SCORE = re.compile(r"Score:\s*([0-5](?:\.[0-9]+)?)(?!\.?\d|[eE]\d)")
+# What after it tells of a range, of another decimal point or of a scale that
+# does not end at 5.
+_OTHER_SCALE = re.compile(
+  r"[ \t*_]*(?:/(?![ \t]*5(?![.,]?\d))|"
+  r"(?:out[ \t]+)?of(?![ \t]*5(?![.,]?\d))[ \t]+\d|"
+  r"(?:[-~\u2010-\u2015\u2212]|to\b)[ \t]*\d|%)|,\d"
+)
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _REFUSAL = re.compile(
   r"(i'm sorry|i am sorry|sorry|i can't|i cannot|i can not|i won't|i will not|"
@@ -35,14 +42,18 @@ def _bad(reason: str) -> Parsed:
 def additive_score(reply: Reply | None) -> Parsed:
   """The last "Score: n", n in [0, 5], of an additive judge.
 
+  "3.5/5" is 3.5; "5/10", "0-5" and "3,5" are no points.
+
   Source: methods.md 6.1; Yuan et al. 2024, arXiv 2401.10020, figure 2.
   """
   if reason := _unreadable(reply):
     return _bad(reason)
-  found = _SCORE.findall(reply.text)
+  found = list(_SCORE.finditer(reply.text))
   if not found:
     return _bad(_why(reply.text))
-  value = float(found[-1])
+  if _OTHER_SCALE.match(reply.text, found[-1].end()):
+    return _bad("grammar")
+  value = float(found[-1][1])
   return Parsed(value) if value <= 5 else _bad("range")
 
 

@@ -5,7 +5,7 @@ that is resumed, or judged again, asks nothing twice. The key comes from the
 environment only, and is in no message, file or repr.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -24,10 +24,11 @@ import urllib.request
 
 from xpo_jax.data.records import Prompt
 from xpo_jax.errors import XpoError, storage_error, usage_error
+from xpo_jax.judges import refusals
 from xpo_jax.judges.candidates import Reply, Write
 
-_KEY = "XPO_JUDGE_KEY"  # what a user exports
 _RETRIED = (408, 409, 425, 429)  # and all 5xx
+_ONE_QUESTION = (400, 413, 422)  # a long question gets these, as a wrong model
 _MOST_BYTES = 8 << 20
 _LONGEST_PAUSE = 30.0
 
@@ -68,7 +69,8 @@ def make_writer(endpoint: Endpoint) -> Write:
   """A `Write` that asks the endpoint.
 
   A reply that is still broken after the retries is None, so that the judge
-  counts it as invalid.
+  counts it as invalid. So is one to a question that is refused with HTTP 400,
+  413 or 422 (it may be too long) by an endpoint that answers others.
 
   Raises:
     XpoError: (64) a bad setting, or no key in the environment; when asked,
@@ -77,10 +79,10 @@ def make_writer(endpoint: Endpoint) -> Write:
   """
   _check(endpoint)
   opener = _opener(endpoint)
-  calls = 0
+  calls, answers, told = 0, False, False
 
   def write(requests: Sequence[tuple[Prompt, int]]) -> list[Reply | None]:
-    nonlocal calls
+    nonlocal calls, answers, told
     bodies = [_body(endpoint, prompt, n) for prompt, n in requests]
     names = [
       _hash(endpoint, body, n)
@@ -99,27 +101,46 @@ def make_writer(endpoint: Endpoint) -> Write:
         "raise it, or judge less"
       )
 
-    stopped = threading.Event()  # one that failed stops those not begun
+    def fetch(name: str) -> XpoError | None:
+      reply = _ask(endpoint, opener, missing[name])
+      if isinstance(reply, XpoError):
+        return reply
+      found[name] = reply
+      _keep(endpoint, name, reply)
+      return None
 
-    def fetch(name: str) -> None:
-      if stopped.is_set():
-        return
-      try:
-        found[name] = _ask(endpoint, opener, missing[name])
-        _keep(endpoint, name, found[name])
-      except BaseException:
-        stopped.set()
-        raise
-
-    pool = concurrent.futures.ThreadPoolExecutor(endpoint.workers)
-    try:
-      for _ in pool.map(fetch, missing):
-        pass
-    finally:
-      pool.shutdown(wait=True, cancel_futures=True)
+    errors = [e for e in _all(fetch, missing, endpoint.workers) if e]
+    answers = answers or any(found.values())
+    if errors and not answers:
+      raise errors[0]
+    if errors and not told:
+      told = True
+      print(f"warning: {errors[0]}; such questions count as invalid replies")
     return [found[name] for name in names]
 
   return write
+
+
+def _all(
+  fetch: Callable[[str], XpoError | None], names: Iterable[str], workers: int
+) -> list[XpoError | None]:
+  """fetch of each name; one that raises stops those not begun."""
+  stopped = threading.Event()
+
+  def unless_stopped(name: str) -> XpoError | None:
+    if stopped.is_set():
+      return None
+    try:
+      return fetch(name)
+    except BaseException:
+      stopped.set()
+      raise
+
+  pool = concurrent.futures.ThreadPoolExecutor(workers)
+  try:
+    return list(pool.map(unless_stopped, names))
+  finally:
+    pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _check(it: Endpoint) -> None:
@@ -129,7 +150,7 @@ def _check(it: Endpoint) -> None:
   if parts.username or parts.password or parts.query:
     raise usage_error(
       "remote judge: url carries a user, password or query; leave them out and "
-      f"export the key as {it.key_variable or _KEY}"
+      f"export the key as {it.key_variable or refusals.KEY}"
     )
   for name, value, good in (
     ("temperature", it.temperature, it.temperature >= 0),
@@ -235,17 +256,26 @@ def _keep(it: Endpoint, name: str, reply: Reply | None) -> None:
   os.replace(part, folder / f"{name}.json")
 
 
-def _ask(it: Endpoint, opener, body: bytes) -> Reply | None:
-  """One question, tried again as long as that can help."""
+def _ask(it: Endpoint, opener, body: bytes) -> Reply | XpoError | None:
+  """One question, tried again as long as that can help.
+
+  Returns:
+    the reply; None if it stays broken; an error if this question is refused.
+  """
   unreachable = ""
   for turn in range(it.retries + 1):
     try:
       return _post(it, opener, body)
     except urllib.error.HTTPError as e:
       unreachable, after = "", _retry_after(e)
-      e.close()
-      if e.code not in _RETRIED and e.code < 500:
-        raise _refused(it, e.code) from None
+      with e:
+        if e.code not in _RETRIED and e.code < 500:
+          refused = refusals.error(
+            it.url, it.model, it.key_variable, _key(it), e
+          )
+          if e.code in _ONE_QUESTION:
+            return refused
+          raise refused from None
     except (OSError, ValueError, http.client.HTTPException) as e:
       after = 0.0
       # A URLError is an OSError; the others did answer, if badly.
@@ -287,20 +317,3 @@ def _post(it: Endpoint, opener, body: bytes) -> Reply:
 def _retry_after(error: urllib.error.HTTPError) -> float:
   value = error.headers.get("Retry-After", "")
   return float(value) if value.isdigit() else 0.0
-
-
-def _refused(it: Endpoint, code: int) -> XpoError:
-  if code in (401, 403):
-    if not it.key_variable:
-      return usage_error(
-        f"remote judge: {it.url} wants a key (HTTP {code}) and none was sent; "
-        f"export it as {_KEY}"
-      )
-    return usage_error(
-      f"remote judge: {it.url} refuses the key (HTTP {code}); check the one in "
-      f"environment variable {it.key_variable}"
-    )
-  return usage_error(
-    f"remote judge: {it.url} refuses the request (HTTP {code}); check url, "
-    f"model={it.model!r} and max_tokens"
-  )

@@ -9,16 +9,18 @@ import functools
 import json
 from pathlib import Path
 import re
-import string
 
 import numpy as np
 
 from xpo_jax.data.records import Prompt
-from xpo_jax.errors import usage_error
+from xpo_jax.errors import data_error, usage_error
 from xpo_jax.judges.candidates import Candidates, Judge, Judgement
 
 UNITS = ("characters", "words")
 _LEXICON = Path(__file__).with_name("prompts") / "lexicon.json"
+_QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb")
+# The rest of the line after the last "####".
+_FINAL = r"####(?!#)\s*((?:(?!####)[^\n])*)"
 
 
 def by_text(score: Callable[[Prompt, str], float]) -> Judge:
@@ -40,7 +42,8 @@ def exact_match(
 ) -> Judge:
   """1 if the answer is one of those known for its prompt, else 0.
 
-  Case, white space, punctuation at the ends and commas in numbers do not count.
+  Case, white space, outer quotes, the full stop or mark that ends a sentence
+  and commas in numbers do not count; see `normalised`.
 
   Args:
     answers: prompt -> right answer, or all that are right.
@@ -72,12 +75,47 @@ def exact_match(
   return by_text(score)
 
 
+def final_answer(answers: Mapping[Prompt, str | Sequence[str]]) -> Judge:
+  """`exact_match` of what stands after the last "####" of a text.
+
+  Known answers may be written so too; those without "####" count as a whole.
+
+  Raises:
+    XpoError: a known answer with nothing after its last "####"; as of
+      `exact_match`.
+  """
+  known = {}
+  for prompt, own in answers.items():
+    known[prompt] = [
+      _final(a) for a in ([own] if isinstance(own, str) else own)
+    ]
+    if "" in known[prompt]:
+      raise data_error(
+        "final_answer: nothing after the last '####' of an answer to "
+        f"{prompt!r:.60}; write the answer there"
+      )
+  return exact_match(known, _FINAL)
+
+
+def _final(text: str) -> str:
+  found = re.findall(_FINAL, text)
+  return found[-1].strip() if found else text
+
+
 def normalised(text: str) -> str:
-  """Lower case, single spaces, no punctuation at the ends, 1,000 -> 1000."""
+  """Lower case, single spaces, 1,000 -> 1000, no outer quotes or last . ! ?
+
+  Other signs are part of an answer: .5 is not 5, and C++ is not C. A text of
+  such signs alone keeps them.
+  """
   text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", " ".join(text.casefold().split()))
-  return text.lstrip(string.punctuation.replace("-", "")).rstrip(
-    string.punctuation
-  )
+  while True:
+    bare = text.rstrip(" .!?") or text
+    if bare[:1] + bare[-1:] in _QUOTES:
+      bare = bare[1:-1].strip() or bare
+    if bare == text:
+      return text
+    text = bare
 
 
 def length(low: int, high: int, unit: str = "words") -> Judge:

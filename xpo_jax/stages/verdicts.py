@@ -50,12 +50,13 @@ def judge(
   """(all with their scores, those that are selected from, numbers).
 
   A pair judge's scores are mean win rates; in rejection sampling they are the
-  logit of beating the first sample, so that only the accepted ones meet.
+  logit of beating the first sample that says something, so that only the
+  accepted ones meet.
   """
   kind, name = KINDS[settings.select], settings.select
   if not kind.judge:
     return judged, judged, {}
-  built = judge_config.build(settings.judge, f"{where}.judge")
+  built = judge_config.build(settings.judge, f"{where}.judge", settings.seed)
   reject, penalty = name.startswith("rejection"), settings.length_penalty
   first = built.judge or built.pairs
   if reject and built.pairs:
