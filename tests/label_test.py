@@ -188,6 +188,53 @@ def test_command(tmp_path, xpo, monkeypatch):
   assert [r["choice"] == "tie" for r in rows(out)] == [False, True, True]
 
 
+def drawn(n, texts, scores):
+  """A row of the samples.jsonl of a stage."""
+  return {
+    "prompt": f"Row {n}:",
+    "texts": texts,
+    "scores": scores,
+    "ended": [True] * len(texts),
+    "policy": [0] * len(texts),
+  }
+
+
+def test_samples_of_a_stage(tmp_path, xpo, monkeypatch):
+  """Texts that say nothing, or the same, are not shown; scores are labels."""
+  made = [
+    drawn(0, [" good", "", " bad"], [2.0, None, 1.0]),
+    drawn(1, [" one", " two"], [None, None]),
+    drawn(2, [" same", " same", "</s>"], [1.0, 1.0, 0.0]),
+    drawn(3, [" low", " low", " high"], [-1.0, -1.0, 3.0]),
+  ]
+  data = runs.write(tmp_path / "samples.jsonl", made)
+  out = tmp_path / "labels.jsonl"
+  flags = (f"--data={data}", f"--out={out}", "--annotator=ann", "--repeat=0")
+  keys = iter("111")
+  monkeypatch.setattr("builtins.input", lambda *_: next(keys))
+  code, text, errors = xpo("label", *flags)
+  assert code == 0 and not errors and f"{out}: 3 answers" in text
+  found = rows(out)
+  assert [(r["prompt"], set(r["texts"])) for r in found] == [
+    ("Row 0:", {" good", " bad"}),
+    ("Row 1:", {" one", " two"}),
+    ("Row 3:", {" low", " high"}),
+  ]
+  (judge,) = json.loads((tmp_path / "labels.agreement.json").read_text())
+  right = [found[0]["chosen"] == " good", found[2]["chosen"] == " high"]
+  assert judge["n"] == 2 and judge["agreement"] == np.mean(right)
+  # What is written is pairs to train on.
+  read, _ = load.load_groups(str(out))
+  assert {g.kind for g in read} == {Feedback.ORDER} and len(read) == 3
+
+
+def test_samples_that_are_none(tmp_path):
+  made = [drawn(0, ["a", "b"], [1.0, 0.0]), drawn(1, ["a", "b"], [1.0])]
+  path = runs.write(tmp_path / "samples.jsonl", made)
+  with pytest.raises(XpoError, match="samples.jsonl:2: 2 texts but 1 scores"):
+    label.read(str(path))
+
+
 @pytest.mark.parametrize(
   "flags, match",
   [

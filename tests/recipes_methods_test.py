@@ -2,13 +2,23 @@
 
 import pathlib
 
+from ml_collections import ConfigDict
 import pytest
 
-from xpo_jax import flags, methods, recipes
+from xpo_jax import evaluation, flags, methods, pipeline, recipes
 from xpo_jax.data import convert, formats
 from xpo_jax.data.records import Group
+from xpo_jax.errors import XpoError
 from xpo_jax.online import settings
-from xpo_jax.stages import rows, selection
+from xpo_jax.stages import (
+  generate,
+  judge_examples,
+  merge,
+  propose,
+  revise,
+  rows,
+  selection,
+)
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "recipes"
 OPTIONS = {
@@ -196,3 +206,100 @@ def test_a_value_model_starts_where_the_policy_does(name, option, variant):
       continue
     source = own.rollout.value_source.removeprefix("stage:")
     assert stages[source].model.source == own.model.source
+
+
+def override(name: str, option: str = "", **keys: str):
+  """A recipe's stages with flags --config.stages.A.B=.., A_B here; checked."""
+  given = {f"stages.{k.replace('__', '.')}": v for k, v in keys.items()}
+  chosen = flags.override(recipe(name, "tiny", option), given)
+  stages = pipeline.resolve(chosen, pathlib.Path("runs"))
+  for own, stage in stages.items():
+    pipeline.check(own, stage)
+  return ConfigDict(stages)
+
+
+OPERATORS = {  # what each is made of, besides the sources, and a flag of it
+  "ties": {"weights", "scale", "densities", "trim_scope"},
+  "linear": {"weights", "normalise"},
+  "task_arithmetic": {"weights", "scale"},
+  "dare_linear": {"weights", "normalise", "drop"},
+  "dare_ties": {"weights", "scale", "densities", "trim_scope", "drop"},
+  "slerp": {"t", "space"},
+}
+NEW = {  # key -> a flag's text, the value
+  "weights": ("(1.0,3.0)", (1.0, 3.0)),
+  "densities": ("(0.5,0.25)", (0.5, 0.25)),
+  "scale": ("0.5", 0.5),
+  "trim_scope": ("tensor", "tensor"),
+  "normalise": ("false", False),
+  "drop": ("0.25", 0.25),
+  "t": ("0.25", 0.25),
+  "space": ("deltas", "deltas"),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_paft_merges_with_every_operator_and_its_keys(operator):
+  """methods.md 8.2: linear, task arithmetic, TIES, DARE, SLERP."""
+  assert merge.OPTIONS.keys() == OPERATORS.keys()
+  keys = OPERATORS[operator]
+  given = {f"merge__{key}": NEW[key][0] for key in keys}
+  found = override("paft", f"merge={operator}", **given).merge
+  assert found.operator == operator
+  assert {k: found[k] for k in keys} == {k: NEW[k][1] for k in keys}
+  common = {"operator", "sources", "base", "dtype", "seed"}
+  assert {*found} == common | keys
+  if "densities" in keys:  # the sparse part is merged as a whole
+    plain = recipe("paft", "tiny", f"merge={operator}").stages.merge
+    assert plain.densities == (1.0, 0.2)
+
+
+def test_paft_is_ties_and_says_how_to_choose_another():
+  assert override("paft").merge == override("paft", "merge=ties").merge
+  with pytest.raises(XpoError) as error:
+    override("paft", merge__operator="slerp")
+  assert "densities is unknown to slerp, only ties, dare_ties" in str(
+    error.value
+  )
+  assert "merge=OPERATOR" in str(error.value)
+
+
+WHOLE = {  # recipe, stage -> its keys
+  ("cai_sl", "revisions"): revise.DEFAULTS,
+  ("cai_rl", "pairs"): generate.DEFAULTS,
+  ("self_rewarding", "examples"): judge_examples.DEFAULTS,
+  ("self_rewarding", "prompts"): propose.DEFAULTS,
+  ("rloo", "evaluate"): {
+    **dict.fromkeys(evaluation.KEYS),
+    **evaluation.DEFAULTS,
+  },
+}
+
+
+@pytest.mark.parametrize("name, stage", WHOLE)
+def test_every_key_of_a_stage_is_there_for_a_flag(name, stage):
+  option = "prompts=own" if stage == "prompts" else ""
+  assert {*recipe(name, "tiny", option).stages[stage]} == {*WHOLE[name, stage]}
+
+
+def test_flags_reach_what_recipes_leave_at_its_default(tmp_path):
+  principles = tmp_path / "mine.json"
+  principles.write_text(
+    '[{"id": "short", "compare": "Which is shorter?", "critique": "Is it long?"'
+    ', "revise": "Cut it."}]'
+  )
+  given = dict(keep="last", examples="2", first="3", principles=str(principles))
+  stages = override(
+    "cai_sl",
+    **{f"revisions__{key}": text for key, text in given.items()},
+    evaluate__judge__name="sentiment",
+    evaluate__labelled="films",
+  )
+  own = stages.revisions
+  assert {k: str(own[k]) for k in given} == given and own.skip_critique
+  assert stages.evaluate.judge.name == "sentiment"
+  assert stages.evaluate.labelled == "films"
+  stages = override(
+    "self_rewarding", "prompts=own", prompts__seed="4", examples__low="-2"
+  )
+  assert (stages.prompts.seed, stages.examples.low) == (4, -2.0)

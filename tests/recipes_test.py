@@ -4,21 +4,24 @@ Each runs, is stopped in its last training stage, goes on, and keeps what makes
 it that recipe. They share the first stages as a user would: with --reuse.
 """
 
-import json
-import math
-import pathlib
-
 import jax
 import numpy as np
 import pytest
 
 from tests import runs
+from tests.recipe_invariants import (
+  KEPT,
+  check_online,
+  first_loss,
+  read,
+  self_samples,
+  starts_at_log_2,
+)
 from xpo_jax import (
   checkpoint,
   config,
   flags,
   pipeline,
-  pretrained,
   recipes,
   run_folder,
 )
@@ -179,7 +182,7 @@ def test_a_recipe(name, make, base, monkeypatch, capsys):
   for stage, own in chosen.stages.items():
     if "method" in own and own.rollout.completions:
       check_online(folder / stage, own)
-  KEPT.get(name, lambda folder, chosen: None)(folder, chosen)
+  KEPT[name](folder, chosen)
   again = pipeline.run(chosen, folder, reuse)
   assert capsys.readouterr().out.count("skipped") == len(chosen.order)
   assert again.keys() == done.keys()
@@ -231,139 +234,16 @@ def test_self_rewarding_on_prompts_of_its_own(make, base):
   starts_at_log_2("round1", "round2")(folder, chosen)
 
 
-def check_online(run: pathlib.Path, stage) -> None:
-  """What every loop leaves, and what holds of its first rollout."""
-  first = runs.lines(run)[0]
-  assert first["sampler/gap"] < 1e-4 and math.isfinite(first["loss"])
-  if "kl/k1" in first and stage.model.source == "stage:sft":
-    assert abs(first["kl/k1"]) < 1e-4  # the policy still is the reference
-  texts = sorted((run / "rollouts").glob("*.jsonl"))
-  updates = max(1, stage.rollout.prompts // stage.batch.prompts)
-  assert len(texts) == stage.train.steps // (stage.rollout.epochs * updates)
-  row = read(texts[0])[0]
-  assert len(row["completions"]) == len(row["scores"]) > 0
-
-
-def read(path: pathlib.Path) -> list[dict]:
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def first_loss(run: pathlib.Path) -> float:
-  return runs.lines(run)[0]["loss"]
-
-
-def numbers(stage: pathlib.Path) -> dict:
-  return json.loads((stage / "generate.json").read_text())["numbers"]
-
-
-def pairs_follow_scores(folder, chosen, stage="pairs"):
-  """Chosen scored higher than rejected, among the samples of its prompt."""
-  scores = {
-    (json.dumps(row["prompt"]), text): score
-    for row in read(folder / stage / "samples.jsonl")
-    for text, score in zip(row["texts"], row["scores"], strict=True)
-  }
-  new = read(folder / stage / "data.jsonl")
-  seen = [
-    (scores[key, row["chosen"]], scores[key, row["rejected"]])
-    for row in new
-    if ((key := json.dumps(row["prompt"])), row["chosen"]) in scores
-  ]
-  assert seen and all(a > b for a, b in seen)
-
-
-def starts_at_log_2(*stages):
-  def kept(folder, chosen):
-    for stage in stages:
-      assert first_loss(folder / stage) == pytest.approx(math.log(2), abs=1e-3)
-
-  return kept
-
-
-def rounds_add_up(folder, chosen):
-  """Every round keeps the rows of those before it."""
-  before: list = []
-  for stage in [n for n in chosen.order if n.startswith("pairs")]:
-    now = read(folder / stage / "data.jsonl")
-    assert now[: len(before)] == before and len(now) > len(before)
-    before = now
-  starts_at_log_2("dpo1", "dpo2", "dpo3")(folder, chosen)
-
-
-def best_is_kept(folder, chosen):
-  stage = next(n for n in chosen.order if "select" in chosen.stages[n])
-  kept = {json.dumps(r["prompt"]): r["completion"]
-          for r in read(folder / stage / "data.jsonl")}  # fmt: skip
-  for row in read(folder / stage / "samples.jsonl"):
-    best = row["texts"][int(np.argmax(row["scores"]))]
-    assert kept[json.dumps(row["prompt"])] == best
-
-
-def soft_labels(folder, chosen):
-  for row in read(folder / "pairs" / "data.jsonl"):
-    p, q = row["win_rates"]
-    assert 0 <= p <= 1 and p + q == pytest.approx(1)
-
-
-def merged_is_a_model(folder, chosen):
-  model = pretrained.load_pretrained(folder / "merge" / "model")
-  assert np.isfinite(np.asarray(model.logits([[1, 2, 3]]))).all()
-
-
-def self_samples(folder, chosen):
-  asked = chosen.stages.samples.completions
-  for row in read(folder / "samples" / "data.jsonl"):
-    assert 0 < len(row["samples"]) <= asked and row["rejected"].strip()
-
-
-def wins_are_probabilities(stage):
-  def kept(folder, chosen):
-    for line in runs.lines(folder / stage):
-      if "rewards/judge" in line:
-        assert 0 <= line["rewards/judge"] <= 1
-
-  return kept
-
-
-def references_move(folder, chosen):
-  """Every step of sDPO starts as its own reference: a loss of log 2."""
-  own = [n for n in chosen.order if n.startswith("dpo")]
-  assert len(own) > 1
-  starts_at_log_2(*own)(folder, chosen)
-  for before, after in zip(own, own[1:], strict=False):
-    assert chosen.stages[after].model.source == f"stage:{before}"
-
-
-def accepted(folder, chosen):
-  found = numbers(folder / "pairs")
-  assert 0 < found["rows"] <= 8 * chosen.stages.pairs.accept // 2
-
-
-KEPT = {
-  "online_rlhf": rounds_add_up,
-  "best_of_n": best_is_kept,
-  "slic_sample_rank": pairs_follow_scores,
-  "rlaif_distilled": soft_labels,
-  "cai_rl": soft_labels,
-  "paft": merged_is_a_model,
-  "d2o": self_samples,
-  "nash_md": wins_are_probabilities("nash_md"),
-  "nash_ema": wins_are_probabilities("nash_ema"),
-  "sdpo": references_move,
-  "rso": accepted,
-  "online_dpo": starts_at_log_2("online_dpo"),
-}
-
-
 def test_every_recipe_of_the_survey_is_there():
   wanted = (
     "instructgpt anthropic_hh anthropic_online online_rlhf cai_sl cai_rl "
     "rlaif_distilled rlaif_direct slic_sample_rank rso sdpo self_rewarding "
     "iterative_cringe d2o token_ppo rloo grpo dr_grpo dapo reinforce_pp "
     "nash_md nash_ema sppo dno online_dpo xpo best_of_n reward_model "
-    "preference_model"
+    "preference_model paft"
   ).split()
   assert set(wanted) <= set(NAMES)
+  assert KEPT.keys() == set(NAMES)  # each has what makes it that recipe
 
 
 def test_the_variants_are_those_of_the_builder():

@@ -1,6 +1,7 @@
 """`xpo label`: a person compares two samples, blind and order-swapped."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
@@ -13,14 +14,15 @@ from rich.panel import Panel
 from rich.text import Text
 
 from xpo_jax import label_journal, progress
-from xpo_jax.data import dialogues, load
-from xpo_jax.data.records import Group, Prompt
+from xpo_jax.data import cells, dialogues, load, sources
+from xpo_jax.data.records import Account, BadRow, Group, Prompt
 from xpo_jax.errors import data_error
 from xpo_jax.score_rows import plain_prompt
 from xpo_jax.types import Feedback
 
 KEYS = {"1": "first", "2": "second", "t": "tie", "s": "skip", "u": "undo",
         "q": "quit"}  # fmt: skip
+SAMPLED = {"prompt", "texts", "scores", "policy"}  # of a stage's samples.jsonl
 _HELP = "1, 2: better  t: no difference  s: skip  u: undo  q: stop"
 
 
@@ -44,9 +46,7 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     XpoError: bad data, or an --out that is not ours.
   """
-  groups, account = load.load_groups(args.data, args.format)
-  for warning in account.warnings:
-    print(f"warning: {warning}")
+  groups = read(args.data, args.format)
   pairs = comparable(groups, args.seed)[: args.limit or None]
   if not pairs:
     raise data_error(f"{args.data}: no row has two completions to compare")
@@ -62,6 +62,46 @@ def run(args: argparse.Namespace) -> None:
   path = out.with_suffix(".agreement.json")
   path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
   show(out, answers, rows)
+
+
+def read(source: str, format: str = "auto") -> list[Group]:
+  """Rows of any layout with completions, or a stage's `samples.jsonl`.
+
+  Raises:
+    XpoError: (65) a bad file or row.
+  """
+  path = source.partition(",")[0].strip()
+  _, row = next(sources.read_rows(path, "error", Account()), ("", {}))
+  if format == "auto" and SAMPLED <= {*row}:
+    return [
+      sampled(row, row_id)
+      for path in source.split(",")
+      for row_id, row in sources.read_rows(path.strip(), "error", Account())
+    ]
+  groups, account = load.load_groups(source, format)
+  for warning in account.warnings:
+    print(f"warning: {warning}")
+  return groups
+
+
+def sampled(row: dict, row_id: str) -> Group:
+  """What a stage has drawn for a prompt: the different texts and their scores.
+
+  Texts that say nothing are left out; where a text has no score, none has.
+
+  Raises:
+    XpoError: (65) a bad row.
+  """
+  try:
+    prompt = cells.prompt(row["prompt"], Counter())
+    texts, scores = cells.lists(row, "texts", "scores")
+    every = zip(cells.completions(texts, "texts"), scores, strict=True)
+    own = {t: s for t, s in every if not cells.says_nothing(t)}
+    known = None not in own.values()
+    values = [cells.number(s, "score") if known else 0.0 for s in own.values()]
+  except BadRow as e:
+    raise data_error(f"{row_id}: {e}") from e
+  return Group(row_id, prompt, tuple(own), tuple(values), Feedback.SCORE)
 
 
 def comparable(groups: Sequence[Group], seed: int) -> list[Group]:

@@ -20,7 +20,15 @@ than a fifth). Several annotators may write into one file, one after the other.
 At the end --out with .agreement.json instead of .jsonl says how far they agree
 with each other, with themselves, and with the labels of the data.
 
-  xpo label --data=samples.jsonl --out=labels.jsonl --annotator=ann
+A `generate` stage of a recipe leaves samples.jsonl to label, and the recipe
+learns from the answers:
+
+  xpo label --data=runs/o/pairs2/samples.jsonl --out=labels.jsonl \\
+    --annotator=ann
+  xpo run --config=configs/recipes/anthropic_online.py:smollm \\
+    --workdir=runs/people --reuse=runs/o \\
+    --config.stages.reward2.data.source=labels.jsonl \\
+    --config.stages.reward2.data.on_bad_row=skip
 """
 
 
@@ -29,7 +37,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.epilog = EPILOG
   parser.add_argument(
-    "--data", required=True, help="rows of a prompt and two or more completions"
+    "--data",
+    required=True,
+    help="rows of a prompt and two or more completions, or samples.jsonl",
   )
   parser.add_argument("--out", required=True, help="JSONL, grows with answers")
   parser.add_argument("--annotator", required=True, help="a name of yours")

@@ -1,7 +1,7 @@
 """Stages of recipes in which a model takes the place of people."""
 
 from xpo_jax import recipes
-from xpo_jax.stages import judge_examples, section
+from xpo_jax.stages import judge_examples, propose, revise
 
 COMPARERS = ("scores", "pairs")
 
@@ -16,10 +16,10 @@ def ai_judge(variant: str, name: str) -> dict:
 def constitutional(variant: str) -> dict:
   """Stages `revisions` and `cai`, SFT on them and on reviews by people."""
   tiny = variant == "tiny"
-  revisions = dict(
+  revisions = revise.section(
     revisions=2,
     policy="stage:sft" if tiny else recipes.START,
-    data=dict(source="films", split="train", format="auto", on_bad_row="error"),
+    data=dict(source="films"),
     prompts=recipes.pick(variant, 32, 48),
     skip_critique=tiny,
     # A reply that is cut off is none.
@@ -54,8 +54,8 @@ def comparer(variant: str, by: str):
 def taught_to_judge(variant: str) -> dict:
   """Stages `examples` and `first`, SFT on judging and on reviews by people."""
   tiny = variant == "tiny"
-  examples = dict(
-    rated=dict(judge_examples.DEFAULTS["rated"], source="films"),
+  examples = judge_examples.section(
+    rated=dict(source="films"),
     low=-3.0,
     high=3.0,
     each=8 if tiny else 80,
@@ -84,10 +84,10 @@ def own_judge(variant: str, name: str, policy: str) -> dict:
 def new_films(variant: str, number: int) -> dict:
   """Stage `prompts` writes those of all rounds: titles, in films' form."""
   tiny = variant == "tiny"
-  prompts = dict(
+  prompts = propose.section(
     shots=8,
     policy="stage:sft" if tiny else recipes.START,
-    data=dict(section.DATA, source="films"),
+    data=dict(source="films"),
     heading="Films:",
     lead="Film: ",
     suffix="\nCritic:",

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from xpo_jax import config, judge_options
+from xpo_jax import config, evaluation, judge_options
 from xpo_jax.report import FILM_NOTES
 from xpo_jax.stages import generate as generate_stage
 
@@ -233,7 +233,8 @@ def rounds(
   """Stages samples1, round1, samples2, ..: a policy's samples make the next.
 
   Every round has prompts of its own; its policy and its reference start from
-  the policy that drew the samples.
+  the policy that drew the samples. A flag that changes `prompts` of one round
+  moves the `first` of no other: set both, or rounds overlap.
 
   Args:
     number: of rounds.
@@ -287,10 +288,20 @@ def _watch_reward(stages: dict[str, Any]) -> None:
     stages["evaluate"]["rewards"].setdefault("reward", f"stage:{made[-1]}")
 
 
+def _whole_evaluation(stages: dict[str, Any]) -> None:
+  """Every key of the evaluation is there, so that a flag can set it."""
+  if "evaluate" in stages:
+    whole = evaluation.DEFAULTS | stages["evaluate"]
+    for key in ("judge", "harmless"):
+      whole[key] = judge_options.section(**whole[key])
+    stages["evaluate"] = whole
+
+
 def recipe(title: str, variant: str, stages: dict[str, Any], notes=()):
   """The whole config: sft, gold, then `stages` in their order."""
   every = {"sft": sft(variant), "gold": gold(variant), **stages}
   _watch_reward(every)
+  _whole_evaluation(every)
   tiny = variant == "tiny"
   return ConfigDict(
     dict(

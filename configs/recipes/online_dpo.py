@@ -4,11 +4,13 @@ Paper: https://arxiv.org/abs/2402.04792
 
     xpo run --config=configs/recipes/online_dpo.py:smollm --workdir=runs/oaif
 
-Samples are drawn at temperature .9 and ordered by the reward model (the paper
-asks a language model: --config.stages.online_dpo.judge.name=pairwise); the
+Samples are drawn at temperature .9 and ordered by the reward model; the
 reference stays the SFT policy. `:smollm,loss=ipo` is IPO with the paper's tau
 of 1, which wants half a nat between the two. Expect the reward and gold to
-rise, and `rewards/accuracy` to stay near 1/2: pairs are never seen twice.
+rise, and `rewards/accuracy` to stay near 1/2: pairs are never seen twice. The
+paper asks a language model, --config.stages.online_dpo.judge.name=pairwise with
+its judge.source: `eval/reward` then is P(a sample beats one of the SFT policy),
+there is no `rewards/judge`, and `judge/equal` is the share of ties.
 """
 
 from xpo_jax import config, recipes

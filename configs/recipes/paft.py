@@ -9,17 +9,22 @@ review sentences, with an L1 term that makes its change sparse, one by DPO on
 pairs of them. TIES keeps all of the first beside the largest 20% of the second.
 The start is the model before `sft`, which only is compared with; for `:tiny` it
 is `sft`, as words must be learned before they can be preferred. Try
---config.stages.merge.scale=0.5 or --config.stages.merge.operator=dare_ties.
+--config.stages.merge.scale=0.5, or `paft.py:smollm,merge=slerp`; `merge` is one
+of ties, linear, task_arithmetic, dare_linear, dare_ties and slerp.
 
 Expect `loss/l1` of sparse to stay well below its `loss/main`, the merge's table
 to show a smaller change by sparse than by dpo, and gold to rise over sft.
 """
 
 from xpo_jax import config, recipes
+from xpo_jax.stages import merge as merging
+
+OPERATORS = ("ties", *(name for name in merging.OPTIONS if name != "ties"))
 
 
 def get_config(arg: str = ""):
-  variant = config.parse_arg(arg, variant=recipes.VARIANTS).variant
+  chosen = config.parse_arg(arg, variant=recipes.VARIANTS, merge=OPERATORS)
+  variant = chosen.variant
   tiny = variant == "tiny"
   start = "stage:sft" if tiny else recipes.START
   sparse = recipes.train(variant, "sft", start)
@@ -31,20 +36,14 @@ def get_config(arg: str = ""):
   for stage in (sparse, dpo):
     stage.lora.rank = 16
     stage.optimizer.learning_rate = 3e-3 if tiny else 1e-3
-  merge = dict(
-    operator="ties",
-    sources=("stage:sparse", "stage:dpo"),
-    base=start,
-    densities=(1.0, 0.2),
-    scale=1.0,
+  merge = merging.section(
+    operator=chosen.merge, sources=("stage:sparse", "stage:dpo"), base=start
   )
+  if "densities" in merge:
+    merge.densities = (1.0, 0.2)
   policies = dict(
     sparse="stage:sparse", dpo="stage:dpo", merged="stage:merge/model"
   )
-  stages = dict(
-    sparse=sparse,
-    dpo=dpo,
-    merge=merge,
-    evaluate=recipes.evaluate(variant, policies),
-  )
+  stages = dict(sparse=sparse, dpo=dpo, merge=merge)
+  stages["evaluate"] = recipes.evaluate(variant, policies)
   return recipes.recipe("PAFT: SFT and DPO apart, merged", variant, stages)

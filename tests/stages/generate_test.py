@@ -226,6 +226,19 @@ def test_another_seed_and_a_shuffle(whole, settings, tmp_path):
   assert sorted(order) == sorted(every) and order != list(every)
 
 
+def test_fewer_prompts_than_wanted_are_told(settings, data, capsys):
+  assert len(drawing.read_prompts(settings(prompts=9, first=9), False)) == 9
+  assert len(drawing.read_prompts(settings(first=9), False)) == 9
+  assert not capsys.readouterr().out
+  assert len(drawing.read_prompts(settings(prompts=9, first=16), False)) == 2
+  assert capsys.readouterr().out == (
+    f"warning: {data} has 18 prompts: of the prompts=9 after first=16, 2 are "
+    "left\n"
+  )
+  with pytest.raises(XpoError, match="none is left after the first=18"):
+    drawing.read_prompts(settings(prompts=9, first=18), False)
+
+
 # Other selections.
 
 

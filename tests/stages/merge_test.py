@@ -29,8 +29,8 @@ SOURCES = {"sources": ("a", "b"), "base": "c"}
     ({"sources": "a"}, "sources='a': must be a list of texts"),
     ({"base": ""}, "base='': must be given"),
     ({"density": 0.2}, "density is unknown; did you mean 'densities'?"),
-    ({"operator": "linear", "drop": 0.5}, "drop is unknown"),
-    ({"operator": "linear", "densities": (1.0,)}, "densities is unknown"),
+    ({"operator": "linear", "drop": 0.5}, "drop is unknown to linear, only"),
+    ({"operator": "linear", "densities": (1.0,)}, "only ties, dare_ties read"),
     ({"operator": "slerp", "t": 1.5}, "t=1.5: must be in [0, 1]"),
     (
       {"operator": "slerp", "sources": ("a", "b", "c")},

@@ -46,6 +46,7 @@ class Model:
       self.seeds.append(seed)
       if self.calls == self.dies_at:
         raise Stopped
+      assert [n for _, n in requests] == list(range(len(requests)))  # own noise
       self.asked += [prompt for prompt, _ in requests]
       found = [self.texts.pop(0) for _ in requests]
       return [t if t is None else Reply(t, "Cut" not in t) for t in found]

@@ -222,6 +222,16 @@ def test_prompts_too_long_are_dropped_and_counted(run, tmp_path):
   assert e.value.code == Exit.DATA
 
 
+def test_fewer_prompts_than_wanted_are_told(run, capsys):
+  total = len(PROMPTS)
+  run(Model(), "enough", prompts=total - 1, first=1)
+  assert "warning" not in capsys.readouterr().out
+  run(Model(), "few", prompts=total, first=1)
+  said = capsys.readouterr().out
+  assert f"has {total} prompts: of the prompts={total} after first=1" in said
+  assert f"{total - 1} are left" in said
+
+
 def test_on_a_model(tmp_path):
   changes = dict(policy="tiny", max_new_tokens=40, temperature=2.0, seed=2)
   chosen = settings(tmp_path, **changes, skip_critique=True, prompts_at_once=8)
@@ -291,3 +301,12 @@ def test_a_text_prompt_may_want_a_space_before_the_revision(
   row = dict(prompt=prompt, answer=answer, revisions=["B"], problems=[""])
   found = revise.completions(row, "all", lead)
   assert found == [{"prompt": prompt, "completion": wanted}]
+
+
+def test_equal_requests_are_told_apart():
+  """The model's noise follows the request: its number has to be another."""
+  asked = []
+  table = types.SimpleNamespace(write=lambda *_, seed: asked.extend)
+  own = types.SimpleNamespace(seed=1, max_new_tokens=2, temperature=1.0)
+  revise.writer(table, own, 0)([("p?", 3), ("p?", 3)])
+  assert asked == [("p?", 0), ("p?", 1)]

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from xpo_jax import pretrained
@@ -52,6 +53,8 @@ class Sampler:
 def read_prompts(settings, own: bool) -> list[Asked]:
   """Distinct prompts: shuffled, the first ones skipped, so many.
 
+  A warning tells of fewer than wanted.
+
   Args:
     settings: data, prompts, first, shuffle_seed.
     own: also the best and the worst completion that the data have for each.
@@ -64,16 +67,27 @@ def read_prompts(settings, own: bool) -> list[Asked]:
   if settings.shuffle_seed >= 0:
     noise = np.random.default_rng(settings.shuffle_seed)
     order = noise.permutation(len(found)).tolist()
-  end = settings.first + settings.prompts if settings.prompts else None
-  numbers = range(len(found))[settings.first : end]
+  first, wanted = settings.first, settings.prompts
+  end = first + wanted if wanted else None
+  numbers = range(len(found))[first:end]
   if not numbers:
     raise data_error(
       f"{settings.data.source}: {len(found)} prompts, none is left after the "
-      f"first={settings.first} that are skipped"
+      f"first={first} that are skipped"
     )
+  tell_of_few(settings.data.source, len(found), first, wanted)
   best, worst = _own_texts(settings.data) if own else ({}, {})
   prompts = [(n, found[order[n]].prompt) for n in numbers]
   return [Asked(n, p, best.get(p), worst.get(p)) for n, p in prompts]
+
+
+def tell_of_few(source: str, total: int, first: int, wanted: int) -> None:
+  """Warns if fewer than `wanted` of all prompts are left after the first."""
+  if total - first < wanted and jax.process_index() == 0:
+    print(
+      f"warning: {source} has {total} prompts: of the prompts={wanted} after "
+      f"first={first}, {total - first} are left"
+    )
 
 
 def _own_texts(data) -> tuple[dict[Prompt, str], dict[Prompt, str]]:

@@ -23,24 +23,36 @@ from xpo_jax.data import load
 from xpo_jax.data.records import Group
 from xpo_jax.errors import data_error, usage_error
 from xpo_jax.judges import wording
-from xpo_jax.stages import rows, section
+from xpo_jax.stages import rows
+from xpo_jax.stages import section as sections
 from xpo_jax.types import Feedback
 
 ROWS = "data.jsonl"
 POINTS = 5
 DEFAULTS = {
-  "rated": section.DATA,  # rows with ratings or scores, or films
+  "rated": sections.DATA,  # rows with ratings or scores, or films
   "low": 0.0,  # the mean rating that gets 0 points
   "high": 0.0,  # the one that gets 5
   "each": 0,  # examples of one number of points at most; 0: all
   "seed": 0,
 }
 RULES = (
-  section.required("rated.source", "a path or films"),
-  section.choice("rated.on_bad_row", "error", "skip"),
-  section.at_least("each", 0),
+  sections.required("rated.source", "a path or films"),
+  sections.choice("rated.on_bad_row", "error", "skip"),
+  sections.at_least("each", 0),
   ("seed", lambda n: 0 <= n < 2**31, "in [0, 2**31)"),
 )
+
+
+def section(**keywords: Any) -> ConfigDict:
+  """The settings with these keys and the defaults of the others.
+
+  Raises:
+    XpoError: (64) an unknown key, or a value of another type.
+  """
+  return ConfigDict(
+    sections.fill(keywords, DEFAULTS, (), "judge_examples").to_dict()
+  )
 
 
 def check(settings: Any, where: str) -> None:
@@ -49,7 +61,7 @@ def check(settings: Any, where: str) -> None:
   Raises:
     XpoError: (64) a key, type or range.
   """
-  chosen = section.fill(settings, DEFAULTS, RULES, where)
+  chosen = sections.fill(settings, DEFAULTS, RULES, where)
   if not chosen.low < chosen.high:
     raise usage_error(
       f"{where}.low={chosen.low:g}, high={chosen.high:g}: give the mean "
@@ -71,7 +83,7 @@ def run(settings: Any, folder: Path) -> dict:
     XpoError: rows without ratings or scores.
   """
   check(settings, "judge_examples")
-  settings = section.fill(settings, DEFAULTS, RULES, "judge_examples")
+  settings = sections.fill(settings, DEFAULTS, RULES, "judge_examples")
   folder.mkdir(parents=True, exist_ok=True)
   groups = _rated(settings.rated, settings.seed)
   every = evaluation_examples(

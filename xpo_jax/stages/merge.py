@@ -19,7 +19,7 @@ from xpo_jax.errors import usage_error
 from xpo_jax.merging import Operator, Recipe
 from xpo_jax.models.weights import export
 from xpo_jax.pretrained import Pretrained
-from xpo_jax.stages import section
+from xpo_jax.stages import section as sections
 
 MODEL = "model"  # inside of the stage's folder
 DENSITY = 0.2  # of every model whose density is not given
@@ -43,15 +43,24 @@ OPTIONS: dict[str, dict] = {
 }
 _LISTS = {"weights": 1.0, "densities": DENSITY}  # what () means
 _RULES = (
-  section.required("sources", "runs or folders of models"),
-  section.required("base", "the model that all sources started from"),
-  section.choice("dtype", *export.DTYPES),
+  sections.required("sources", "runs or folders of models"),
+  sections.required("base", "the model that all sources started from"),
+  sections.choice("dtype", *export.DTYPES),
   ("seed", lambda n: 0 <= n < 2**31, "in [0, 2**31)"),
-  section.choice("trim_scope", "vector", "tensor"),
-  section.choice("space", "weights", "deltas"),
+  sections.choice("trim_scope", "vector", "tensor"),
+  sections.choice("space", "weights", "deltas"),
   ("drop", lambda p: 0 <= p < 1, "in [0, 1)"),
   ("t", lambda t: 0 <= t <= 1, "in [0, 1]"),
 )
+
+
+def section(**keywords: Any) -> ConfigDict:
+  """The settings with these keys and the defaults of what else is read.
+
+  Raises:
+    XpoError: as of `check`.
+  """
+  return ConfigDict(fill(keywords, "merge").to_dict())
 
 
 def check(settings: Mapping[str, Any], where: str) -> None:
@@ -73,10 +82,18 @@ def fill(settings: Mapping[str, Any], where: str) -> ConfigDict:
       f"{where}.operator={operator!r}: {hint}choose {', '.join(OPTIONS)}"
     )
   defaults = COMMON | OPTIONS[operator]
+  for key in settings:
+    users = [name for name, own in OPTIONS.items() if key in own]
+    if users and key not in defaults:
+      raise usage_error(
+        f"{where}.{key} is unknown to {operator}, only {', '.join(users)} read "
+        "it; leave it out (configs/recipes/paft.py:merge=OPERATOR has the keys "
+        "of each)"
+      )
   lists = {k: settings[k] for k in _LISTS if k in settings and k in defaults}
   rest = {k: v for k, v in settings.items() if k not in lists}
   rules = tuple(rule for rule in _RULES if rule[0] in defaults)
-  chosen = section.fill(rest, defaults, rules, where).unlock()
+  chosen = sections.fill(rest, defaults, rules, where).unlock()
   count = len(chosen.sources)
   if operator == "slerp" and count != 2:
     raise usage_error(

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
 import numpy as np
 
 from xpo_jax import checkpoint, judging
@@ -22,14 +23,15 @@ from xpo_jax.data.records import Prompt
 from xpo_jax.errors import XpoError, data_error, usage_error
 from xpo_jax.judging import Reader
 from xpo_jax.rollout import requests
-from xpo_jax.stages import section, slices
+from xpo_jax.stages import section as sections
+from xpo_jax.stages import slices
 
 REPLIES, ROWS = "replies.jsonl", "data.jsonl"
 SHOWN = 4  # samples in the report
 DEFAULTS = {
   "shots": 8,  # examples in a request
   "policy": "",  # a run, export or preset
-  "data": section.DATA,  # where the examples are
+  "data": sections.DATA,  # where the examples are
   "heading": "Requests, no two of them alike:",  # before the examples
   "lead": "",  # what every prompt begins with, not shown to the policy
   "suffix": "",  # what every prompt ends with, likewise
@@ -47,16 +49,16 @@ DEFAULTS = {
   "keywords": new_prompts.KEYWORDS,  # words of which a prompt has none
 }
 RULES = (
-  section.at_least("shots", 1),
-  section.required("policy", "a run, an export or a preset"),
-  section.required("data.source", "a path or films"),
-  section.choice("data.on_bad_row", "error", "skip"),
-  section.at_least("prompts", 1),
-  section.choice("template", "auto", *templates.TEMPLATES),
+  sections.at_least("shots", 1),
+  sections.required("policy", "a run, an export or a preset"),
+  sections.required("data.source", "a path or films"),
+  sections.choice("data.on_bad_row", "error", "skip"),
+  sections.at_least("prompts", 1),
+  sections.choice("template", "auto", *templates.TEMPLATES),
   ("seed", lambda n: 0 <= n < 2**31, "in [0, 2**31)"),
-  section.at_least("prompts_at_once", 1),
+  sections.at_least("prompts_at_once", 1),
   ("overlap", lambda x: 0 < x <= 1, "in (0, 1]"),
-  section.at_least("min_words", 0),
+  sections.at_least("min_words", 0),
 )
 
 
@@ -69,13 +71,22 @@ class Examples(NamedTuple):
   total: int
 
 
+def section(**keywords: Any) -> ConfigDict:
+  """The settings with these keys and the defaults of the others.
+
+  Raises:
+    XpoError: (64) an unknown key, or a value of another type.
+  """
+  return ConfigDict(sections.fill(keywords, DEFAULTS, (), "propose").to_dict())
+
+
 def check(settings: Any, where: str) -> None:
   """What can be wrong before anything starts.
 
   Raises:
     XpoError: (64) a key, type or range.
   """
-  chosen = section.fill(settings, DEFAULTS, RULES, where)
+  chosen = sections.fill(settings, DEFAULTS, RULES, where)
   try:
     requests.check(
       chosen.max_new_tokens, chosen.temperature, chosen.top_p, 1, 0
@@ -107,7 +118,7 @@ def run(settings: Any, folder: Path) -> dict:
     XpoError: too few examples, too few new prompts, or files of another run.
   """
   check(settings, "propose")
-  settings = section.fill(settings, DEFAULTS, RULES, "propose")
+  settings = sections.fill(settings, DEFAULTS, RULES, "propose")
   folder.mkdir(parents=True, exist_ok=True)
   examples = _examples(settings)
   asked = make_requests(examples.shown, settings)
@@ -218,7 +229,7 @@ def _reply(reader: Reader, settings, part: list[str], at: int) -> list[dict]:
     seed=int(noise.generate_state(1)[0] >> 2),
     stop=("\n",),
   )
-  found = write([(text, 0) for text in part])
+  found = write([(text, n) for n, text in enumerate(part)])
   return [
     {
       "prompt": text,

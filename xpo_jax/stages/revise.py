@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
 import numpy as np
 
 from xpo_jax import checkpoint, judging
@@ -24,14 +25,15 @@ from xpo_jax.judges.candidates import Reply, Write
 from xpo_jax.judges.wording import Principle
 from xpo_jax.judging import Reader
 from xpo_jax.score_rows import plain_prompt
-from xpo_jax.stages import rows, section, slices
+from xpo_jax.stages import drawing, rows, slices
+from xpo_jax.stages import section as sections
 
 CHAINS, ROWS = "chains.jsonl", "data.jsonl"
 SHOWN = 4  # samples in the report
 DEFAULTS = {
   "revisions": 4,  # steps of a chain
   "policy": "",  # a run, export or preset
-  "data": section.DATA,  # where the prompts are
+  "data": sections.DATA,  # where the prompts are
   "prompts": 0,  # so many; 0: all
   "first": 0,  # after so many that are left out
   "principles": "",  # a file; "": ours
@@ -47,20 +49,29 @@ DEFAULTS = {
   "also": (),  # files of demonstrations to mix in
 }
 RULES = (
-  section.at_least("revisions", 1),
-  section.required("policy", "a run, an export or a preset"),
-  section.required("data.source", "a path or films"),
-  section.choice("data.on_bad_row", "error", "skip"),
-  section.at_least("prompts", 0),
-  section.at_least("first", 0),
+  sections.at_least("revisions", 1),
+  sections.required("policy", "a run, an export or a preset"),
+  sections.required("data.source", "a path or films"),
+  sections.choice("data.on_bad_row", "error", "skip"),
+  sections.at_least("prompts", 0),
+  sections.at_least("first", 0),
   ("examples", lambda n: 0 <= n <= 2, "0, 1 or 2"),
-  section.choice("keep", "all", "last"),
-  section.at_least("max_new_tokens", 1),
-  section.at_least("temperature", 0.0),
-  section.choice("template", "auto", *templates.TEMPLATES),
+  sections.choice("keep", "all", "last"),
+  sections.at_least("max_new_tokens", 1),
+  sections.at_least("temperature", 0.0),
+  sections.choice("template", "auto", *templates.TEMPLATES),
   ("seed", lambda n: 0 <= n < 2**31, "in [0, 2**31)"),
-  section.at_least("prompts_at_once", 1),
+  sections.at_least("prompts_at_once", 1),
 )
+
+
+def section(**keywords: Any) -> ConfigDict:
+  """The settings with these keys and the defaults of the others.
+
+  Raises:
+    XpoError: (64) an unknown key, or a value of another type.
+  """
+  return ConfigDict(sections.fill(keywords, DEFAULTS, (), "revise").to_dict())
 
 
 def check(settings: Any, where: str) -> None:
@@ -69,7 +80,7 @@ def check(settings: Any, where: str) -> None:
   Raises:
     XpoError: (64) a key, type or range, (65) a bad file of principles.
   """
-  chosen = section.fill(settings, DEFAULTS, RULES, where)
+  chosen = sections.fill(settings, DEFAULTS, RULES, where)
   _principles(chosen)
 
 
@@ -89,7 +100,7 @@ def run(settings: Any, folder: Path) -> dict:
   Raises:
     XpoError: no prompts, no revision at all, or files of another run.
   """
-  settings = section.fill(settings, DEFAULTS, RULES, "revise")
+  settings = sections.fill(settings, DEFAULTS, RULES, "revise")
   folder.mkdir(parents=True, exist_ok=True)
   principles = _principles(settings)
   also = rows.earlier(
@@ -126,7 +137,8 @@ def _prompts(settings, reader: Reader) -> tuple[list[Prompt], int]:
   """The prompts that leave room for an answer, and how many do not."""
   first = settings.first
   limit = first + settings.prompts if settings.prompts else 0
-  found = [g.prompt for g in load.prompts(settings.data, limit)[first:]]
+  every = load.prompts(settings.data, limit)
+  found = [g.prompt for g in every[first:]]
   room = reader.model.model.config.max_length - settings.max_new_tokens
   fits = [p for p in found if 0 < len(reader.template.prompt(p)) <= room]
   if not fits:
@@ -134,6 +146,8 @@ def _prompts(settings, reader: Reader) -> tuple[list[Prompt], int]:
       f"{settings.data.source}: none of {len(found)} prompts from number "
       f"{first} leaves room for max_new_tokens={settings.max_new_tokens}"
     )
+  source, wanted = settings.data.source, settings.prompts
+  drawing.tell_of_few(source, len(every), first, wanted)
   return fits, len(found) - len(fits)
 
 
@@ -152,7 +166,7 @@ def writer(reader: Reader, settings: Any, at: int) -> Write:
       settings.temperature,
       seed=int(noise.generate_state(1)[0] >> 2),
     )
-    return ask(requests)
+    return ask([(prompt, n) for n, (prompt, _) in enumerate(requests)])
 
   return write
 
