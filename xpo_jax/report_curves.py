@@ -85,6 +85,7 @@ FAMILIES = {
   "used": ("Used", "share of prompts"),
   "explained": ("Explained", "share of variance"),
   "gap": ("Gap", "nats"),
+  "staleness": ("Off-policy", "optimizer steps"),
   "seconds": ("Time", "s"),
 }
 EXACT = ("optimizer/learning_rate", "optimizer/skipped")  # never smoothed

@@ -221,12 +221,15 @@ def group_policy_loss(
   """The token loss [B, K, T] of the GRPO family and its metrics.
 
   The clipped surrogate plus beta times the KL estimate; `sequence_ratio` takes
-  exp(mean_t log ratio) for all tokens of a completion (GSPO).
+  exp(mean_t log ratio) for all tokens of a completion (GSPO). Its slope is put
+  on each token's own log-prob (the paper's GSPO-token): the same in sum, but
+  where importance weights make advantages differ from token to token.
   """
   logratio = x.policy_logps - x.sampler_logps
   if sequence_ratio:
-    mean = ops.sequence_mean(logratio, x.completion_mask)
-    logratio = jnp.where(x.completion_mask, mean[..., None], 0.0)
+    mean = ops.frozen(ops.sequence_mean(logratio, x.completion_mask))
+    moved = x.policy_logps - ops.frozen(x.policy_logps)
+    logratio = jnp.where(x.completion_mask, mean[..., None] + moved, 0.0)
   loss, clipped = clipped_surrogate(logratio, x.advantages, clip_low, clip_high)
   metrics = policy_metrics(x, logratio, clipped)
   if beta and kl_loss != "k1_reward":

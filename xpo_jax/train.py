@@ -159,7 +159,8 @@ def _run(job, folder, manager, alive, allow_change) -> dict:
       batches.set_state(position)
     print(f"resumed at step {int(state.step)} of {job.steps}")
   if jax.process_index() == 0:
-    placement_table.show(placement_table.models(state, job.frozen))
+    if not job.online:  # else in one table with its judges
+      placement_table.show(placement_table.models(state, job.frozen))
     pretrained.save_description(
       folder, job.objective.model, job.tokenizer, job.config
     )

@@ -59,6 +59,15 @@ def test_gradient_is_shared_by_the_tokens():
   t.check_gradient("gspo", g.step(reference=True), beta=0.3, **keywords)
 
 
+def test_importance_weights_are_each_tokens_own():
+  """A ratio for all, but a weight for each: the paper's GSPO-token."""
+  weights = np.array([[[2, 0.5, 1], [1, 9, 9]], [[0.5, 1.5, 9], [1, 2, 0.5]]])
+  x = g.step().replace(advantages=g.ADVANTAGES * weights)
+  got = t.gradient("gspo", x, clip_low=0.5, clip_high=0.5)
+  slope = -(A * np.exp(MEAN) / g.MASK.sum(-1))[..., None] * weights / 4
+  t.close(got, slope * g.MASK)
+
+
 def test_at_ratio_one_it_is_grpo():
   x = g.step().replace(sampler_logps=g.step().policy_logps)
   t.close(t.gradient("gspo", x), t.gradient("grpo", x, beta=0.0))

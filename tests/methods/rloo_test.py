@@ -102,6 +102,39 @@ def test_at_ratio_one_the_clipped_gradient_is_the_plain_one():
   t.close(t.gradient("rloo", x, **keywords), want)
 
 
+WEIGHTS = np.array([[2.0, 0.5], [1.0, 1.5], [0.25, 1.0], [0.75, 0.25]])
+
+
+def weighted(x):
+  """Advantages times importance weights, as a rollout leaves them."""
+  return x.replace(advantages=x.advantages * WEIGHTS[None])
+
+
+def test_importance_weights_are_each_tokens_own():
+  """-A sum_t w_t logp_t, and not A times the mean weight times S."""
+  a = np.array(GOLDEN)[:, None]
+  x = weighted(clipped_group())
+  logps = np.asarray(x.policy_logps)[0]
+  got = t.value("rloo", x, beta=0.0)
+  t.close(got, -np.mean(np.sum(a * WEIGHTS * logps, -1)))
+  t.close(t.gradient("rloo", x, beta=0.0), [-a * WEIGHTS / 4])
+
+
+def test_importance_weights_of_the_clipped_form():
+  """The slope of A rho S, token by token; 0 beyond the clip range."""
+  a, x = np.array(GOLDEN), weighted(clipped_group())
+  ratio = np.exp(-0.1 - 0.2 * np.arange(4))
+  inside = [1, 0, 0, 1]  # -.5 at .74 and .61 is clipped: it is below .8
+  keywords = dict(beta=0.0, clip_low=0.2, clip_high=0.3)
+  mean = a * WEIGHTS.mean(-1)
+  want = np.maximum(-mean * ratio, -mean * np.clip(ratio, 0.8, 1.3))
+  t.close(t.value("rloo", x, **keywords), np.mean(want))
+  slope = -(a * ratio * inside)[:, None] * WEIGHTS / 4
+  t.close(t.gradient("rloo", x, **keywords), [slope])
+  even = x.replace(advantages=0.0 * x.advantages)
+  t.close(t.gradient("rloo", even, **keywords), np.zeros((1, 4, 2)))
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.4])
 def test_unbiased(beta):
   """All groups of two, each as often as the policy draws it."""

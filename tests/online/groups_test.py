@@ -71,7 +71,8 @@ def test_a_text_never_meets_itself():
 def test_one_sample_against_the_opponents():
   mine, theirs = samples.drawn(3, 1), samples.drawn(3, 1, seed=2)
   wins = np.array([[0.75], [NAN], [0.0]])
-  found = groups.against_pair(PROMPTS, mine, theirs, wins)
+  differ = np.zeros(3, bool)
+  found = groups.against_pair(PROMPTS, mine, theirs, wins, differ)
   assert found[1] is None
   assert [g and g.feedback for g in found] == [(0.75, 0.25), None, (0.0, 1.0)]
   for b in (0, 2):
@@ -82,3 +83,6 @@ def test_one_sample_against_the_opponents():
     np.testing.assert_array_equal(own, mine.logps[b, 0][mine.mask[b, 0]])
     assert len(other) == len(second) and np.isnan(other).all()
     assert found[b].ended == (mine.ended[b, 0], theirs.ended[b, 0])
+  same = np.array([True, False, False])
+  found = groups.against_pair(PROMPTS, mine, theirs, wins, same)
+  assert [g is None for g in found] == [True, True, False]

@@ -246,8 +246,11 @@ def ahead(cache, tmp_path_factory):
 
 
 def test_samples_drawn_ahead_are_the_earlier_policys(ahead):
-  gaps = [x["sampler/gap"] for x in runs.lines(ahead.run) if "loss" in x]
+  steps = [x for x in runs.lines(ahead.run) if "loss" in x]
+  gaps = [x["sampler/gap"] for x in steps]
   assert max(gaps[:2]) < 1e-5 and min(gaps[2:]) > 1e-5
+  stale = [x["sampler/staleness"] for x in steps]
+  assert stale == [0, 1, 2, 3, 2, 3, 2, 3]
 
 
 @pytest.mark.parametrize("step", [3, 4])

@@ -57,6 +57,13 @@ def test_a_run_on_fixed_data_is_not_looked_at(tmp_path):
 
 PAIR = {"rollout__select": "against_pair", "rollout__completions": 1}
 AGAINST = {"rollout__select": "against", "rollout__opponent": "mixture"}
+PAIRWISE = {"judge__name": "pairwise", "judge__source": "run"}
+WATCHED = {
+  "rollout__patience": 2,
+  "train__eval_every": 1,
+  "gold__name": "length",
+  "gold__source": "2-4",
+}
 NO_JUDGE = {
   "judge__name": "",
   "judge__source": "",
@@ -258,6 +265,31 @@ REFUSED = {
     {"rollout__patience": 2, "train__eval_every": 1},
     "rollout.patience=2 watches the gold judge; set gold.name",
   ),
+  # Each of these trained, or watched, on a constant.
+  "two texts of one": (
+    "reinforce_pp",
+    PAIRWISE | {"rollout__completions": 1},
+    "judge.name='pairwise' compares two texts, and rollout.completions=1 gives "
+    "it one; set rollout.completions to 2 or more, or name a judge that scores "
+    "one, as rating",
+  ),
+  "two texts of one, with rewards of tokens": (
+    "ppo",
+    PAIRWISE | {"rollout__completions": 1, "rollout__token_rewards": "run"},
+    "judge.name='pairwise' compares two texts",
+  ),
+  "gold of two texts": (
+    "rloo",
+    {"gold__name": "preference_model", "gold__source": "run"},
+    "gold.name='preference_model' compares two texts, and gold looks at the "
+    "policy's alone; name a judge that scores one, as rating",
+  ),
+  "patience with a constant": (
+    "rloo",
+    PAIRWISE | WATCHED | {"method__beta": 0.0},
+    "rollout.patience=2 watches the reward, and judge.name='pairwise' gives "
+    "only win rates",
+  ),
 }
 
 
@@ -292,6 +324,12 @@ def test_what_has_no_meaning_is_one_line(tmp_path, name):
     ),
     ("xpo", PAIR | {"rollout__opponent": "reference"}),
     ("ppo", NO_JUDGE),
+    # Win rates among a prompt's samples, or against an opponent's.
+    ("rloo", PAIRWISE | {"method__beta": 0.0}),
+    ("rloo", PAIRWISE | WATCHED),  # evaluated against the reference
+    ("dpo", PAIRWISE | {"rollout__select": "best_worst"}),
+    ("nash_md", PAIRWISE | AGAINST | {"rollout__completions": 1}),
+    ("xpo", PAIRWISE | PAIR | {"rollout__opponent": "reference"}),
   ],
 )
 def test_what_has_a_meaning_is_let_through(tmp_path, method, changes):

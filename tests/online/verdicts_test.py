@@ -83,6 +83,22 @@ def test_scores_and_their_numbers():
   assert more.tally.metrics() == {"judge/invalid": 1 / 8}
 
 
+def test_win_rates_among_samples_have_no_mean_worth_a_word():
+  """.8 and .2 are won, so the mean is 1/2 whatever the policy says."""
+  half = [[0.5, 0.8], [0.2, 0.5]]
+  answer = Judgement(np.array([half, half]), 4, collections.Counter(), {})
+  found = verdicts.score(
+    Built(None, lambda _: answer, "pairwise", 0.5),
+    ["p", "q"],
+    [["a", "bb"], ["ccc", "dddd"]],
+    ENDED,
+    Tally(),
+  )
+  np.testing.assert_allclose(found.scores, [[0.65, 0.35]] * 2)
+  assert found.relative and "rewards/judge" not in found.metrics
+  assert found.metrics["rewards/judge_std"] == pytest.approx(0.15)
+
+
 def test_without_a_judge_there_is_nothing_to_add():
   found = verdicts.score(None, ["p", "q"], [["a"]], ENDED, Tally())
   assert not found.scores.any() and found.metrics == {}

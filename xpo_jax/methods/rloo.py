@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from xpo_jax import ops, returns
 from xpo_jax.methods import registry
-from xpo_jax.types import Feedback, LossInputs, LossOutput
+from xpo_jax.types import Array, Feedback, LossInputs, LossOutput
 
 
 def prepare(x: LossInputs, beta: float, kl_kind: str) -> LossInputs:
@@ -20,6 +20,21 @@ def prepare(x: LossInputs, beta: float, kl_kind: str) -> LossInputs:
   count = jnp.sum(x.present, axis=-1, keepdims=True).astype(rewards.dtype)
   centered = returns.group_centered(rewards, x.present)
   return returns.spread(centered * count / jnp.maximum(count - 1, 1), x)
+
+
+def _logratio(x: LossInputs, advantages) -> Array:
+  """[B, K] S - S_sampler; a token's slope is its share of the advantage.
+
+  The share is 1 but for importance weights, which differ from token to token:
+  it then is the token's weight over their mean.
+  """
+  mask, mean = x.completion_mask, advantages[..., None]
+  share = jnp.where(
+    mean == 0, 1.0, x.advantages / jnp.where(mean == 0, 1.0, mean)
+  )
+  total = ops.frozen(ops.sequence_sum(x.policy_logps - x.sampler_logps, mask))
+  moved = x.policy_logps - ops.frozen(x.policy_logps)
+  return total + ops.sequence_sum(share * moved, mask)
 
 
 @registry.register(
@@ -64,6 +79,8 @@ def rloo(
 ) -> LossOutput:
   """-A S: a sample is one action, S its summed log-prob; a mean over samples.
 
+  With importance weights w in the advantages it is -A sum_t w_t logp_t.
+
   With a clip range, for several steps a rollout: max(-A rho, -A clip(rho, 1 -
   clip_low, 1 + clip_high)), rho = exp(S - S_sampler), clamped at e^+-20; at rho
   = 1 the gradient is the same.
@@ -83,9 +100,9 @@ def rloo(
   Reference: Ahmadian et al. 2024, arXiv 2402.14740; methods.md 9.3.
   """
   mask = x.completion_mask
-  advantages = ops.sequence_mean(x.advantages, mask)
   if clip_low or clip_high:
-    logratio = ops.sequence_sum(x.policy_logps - x.sampler_logps, mask)
+    advantages = ops.sequence_mean(x.advantages, mask)
+    logratio = _logratio(x, advantages)
     loss, clipped = returns.clipped_surrogate(
       logratio, advantages, clip_low, clip_high
     )
@@ -97,7 +114,7 @@ def rloo(
       "policy/ratio": ratio,
     }
   else:
-    loss = -advantages * ops.sequence_sum(x.policy_logps, mask)
+    loss = -ops.sequence_sum(x.advantages * x.policy_logps, mask)
     metrics = {}
   metrics |= {
     "rewards/mean": ops.prompt_mean(x.feedback, x.present),

@@ -32,7 +32,8 @@ def xpo(x: LossInputs, *, beta: float = 0.1, alpha: float = 1e-5) -> LossOutput:
 
   Index 0 is a sample of the policy, index 1 of the reference; p is the
   probability that index 0 wins. Minimising alpha S_1 moves mass away from the
-  reference's samples (optimism). With ORDER feedback index 0 won.
+  reference's samples (optimism). With ORDER feedback index 0 won. A rollout
+  leaves out pairs of the same text, which should have neither term.
 
   Args:
     x: K = 2, the policy's sample first.

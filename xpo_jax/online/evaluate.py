@@ -1,5 +1,6 @@
 """The policy on held-out prompts: reward, gold, KL, lengths, diversity."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ def run(
 
   The noise is that of every other evaluation: differences are the policy's.
   """
+  given, tools = tools, _judging(tools)
+  more = {} if tools is given else {"against": "reference"}
   job = tools.job
   held, size = job.online.held, settings_lib.sizes(job.config).prompts
   if held is None:
@@ -40,7 +43,7 @@ def run(
       prompts,
       (_FIRST // size) // 2 + n,
       path("samples"),
-      rollout.label_of(tools, state, order, n),
+      rollout.label_of(tools, state, order, n) | more,
     )
     mine, theirs = _first(drawn, len(own)), _first(other, len(own))
     part = rollout.judge(
@@ -69,6 +72,23 @@ def run(
   }
 
 
+def _judging(tools: rollout.Tools) -> rollout.Tools:
+  """A pair judge holds samples against the reference's, if there is one.
+
+  Among themselves a prompt's samples win half of their pairs, good or bad.
+  """
+  job = tools.job
+  if not settings_lib.is_relative(job.config):
+    return tools
+  needs = job.objective.method.needs(job.objective.settings)
+  if not settings_lib.meets_reference(job.config, needs):
+    return tools
+  config = job.config.copy_and_resolve_references().unlock()
+  config.rollout.select, config.rollout.opponent = "against", "reference"
+  job = dataclasses.replace(job, config=config.lock())
+  return tools._replace(job=job, drawer=tools.drawer._replace(job=job))
+
+
 def _mean(values: np.ndarray, sizes: np.ndarray | None = None) -> float:
   """Of the numbers that there are; NaN if there is none."""
   there = np.isfinite(values)
@@ -84,7 +104,10 @@ def _first(drawn, count: int):
 
 
 def _numbers(tools, state, prompts, drawn, part, count) -> dict[str, float]:
-  """Of one draw; `count` of its prompts are not filled up."""
+  """Of one draw; `count` of its prompts are not filled up.
+
+  Win rates among a prompt's samples are no reward: their mean is 1/2.
+  """
   job = tools.job
   size = job.plan.shape.completions
   ones = np.full(drawn.ended.shape, 0.0)
@@ -96,14 +119,19 @@ def _numbers(tools, state, prompts, drawn, part, count) -> dict[str, float]:
   own = groups.keep_all(prompts, few, ones[:, :size])
   if size > drawn.ended.shape[1]:  # a pair with an opponent: one sample each
     own = groups.against_pair(
-      prompts, few, few, np.where(np.isnan(ones[:, :1]), np.nan, 0.5)
+      prompts,
+      few,
+      few,
+      np.where(np.isnan(ones[:, :1]), np.nan, 0.5),
+      np.zeros(len(prompts), bool),
     )
   states = trunk.states(job, tools.trunk, own)
   x = columns.score(job, tools.score, state.params, own, states)
   mask = drawn.mask[:count]
   said = [t for row in part.verdict.texts for t in row]
-  numbers = columns.divergence(x) | {
-    "reward": _mean(part.scores),
+  reward = {} if part.verdict.relative else {"reward": _mean(part.scores)}
+  numbers = columns.divergence(x) | reward
+  numbers |= {
     "scored": float(np.isfinite(part.scores).mean()),
     "tokens": float(mask.sum(-1).mean()),
     "ended": float(drawn.ended[:count].mean()),
@@ -112,5 +140,6 @@ def _numbers(tools, state, prompts, drawn, part, count) -> dict[str, float]:
   }
   if tools.token_rewards:
     earned = rollout.token_rewards(tools, own, x)
-    numbers["reward"] += rollout.mean_return(earned, x)
+    earned = rollout.mean_return(earned, x)
+    numbers["reward"] = numbers.get("reward", 0.0) + earned
   return numbers

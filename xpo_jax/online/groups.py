@@ -31,11 +31,26 @@ def against(
 
 
 def against_pair(
-  prompts: Sequence[TokenGroup], drawn: Drawn, other: Drawn, wins: np.ndarray
+  prompts: Sequence[TokenGroup],
+  drawn: Drawn,
+  other: Drawn,
+  wins: np.ndarray,
+  same: np.ndarray,
 ) -> Groups:
   """(the policy's sample, the opponent's) with [P, 1 - P]; K = 1 each.
 
-  The opponent's has no log-probs of the policy's sampler: NaN.
+  None where both are the same text: there is nothing to compare, and XPO would
+  only push it down. The opponent's has no log-probs of the policy's sampler:
+  NaN.
+
+  Args:
+    prompts: B.
+    drawn: of the policy.
+    other: of the opponent.
+    wins: [B, 1] P(the policy's beats the opponent's), NaN: no verdict.
+    same: bool [B], the two texts are the same.
+
+  Source: methods.md 14.4 and 14.13.
   """
   other = other._replace(logps=np.full_like(other.logps, np.nan))
   out = []
@@ -43,7 +58,7 @@ def against_pair(
     p = float(wins[b, 0])
     pair = [(drawn, b, 0), (other, b, 0)]
     made = _group(prompt, pair, (p, 1 - p), Feedback.PROBABILITY)
-    out.append(made if np.isfinite(p) else None)
+    out.append(made if np.isfinite(p) and not same[b] else None)
   return out
 
 
@@ -53,7 +68,11 @@ def best_worst(
   scores: np.ndarray,
   texts: Sequence[Sequence[str]],
 ) -> Groups:
-  """(highest score, lowest score) of different texts; None if all are equal."""
+  """(highest score, lowest score) of different texts; None if all are equal.
+
+  With the first as the winner of a tie (methods.md 14.4) the gradient would be
+  noise around 0, as both are draws of one policy; `judge/equal` counts ties.
+  """
   valid = select.first_occurrences(texts, np.isfinite(scores))
   found = select.best_worst(jnp.asarray(scores, jnp.float32), valid)
   index, kept = np.asarray(found.index[:, 0]), np.asarray(found.kept[:, 0, 0])

@@ -13,6 +13,7 @@ from xpo_jax import (
   checkpoint,
   metrics,
   parallel,
+  placement_table,
   progress,
   rollout_view,
   skipped,
@@ -69,7 +70,8 @@ def run(loop: Loop, state: TrainState, position: dict) -> tuple:
   """
   job, first = loop.job, int(state.step)
   own, sizes = job.config.rollout, settings_lib.sizes(job.config)
-  tools, tally = tools_lib.make(job, loop.alive), _tally(position)
+  models = placement_table.models(state, job.frozen)
+  tools, tally = tools_lib.make(job, loop.alive, models), _tally(position)
   history = _history(loop.folder, first)
   average, polls = _make_average(own.ema_decay), itertools.count()
   current, values = None, dict(position.get("metrics", {}))
@@ -180,7 +182,23 @@ def _timed_update(loop: Loop, state, samples, number: int, update: int):
   began = time.monotonic()
   state, found = _update(loop, state, *samples, number, update)
   found = {k: float(v) for k, v in found.items()}
+  config = loop.job.config
+  size, ahead = settings_lib.sizes(config).updates, config.rollout.ahead
+  if ahead or size > 1:
+    found["sampler/staleness"] = float(staleness(number, update, size, ahead))
   return state, found | {"perf/seconds_update": time.monotonic() - began}
+
+
+def staleness(number: int, update: int, updates: int, ahead: int) -> int:
+  """Optimizer steps between the policy that drew the samples and this one.
+
+  Args:
+    number: of the rollout.
+    update: of the steps on it, 0 the first.
+    updates: steps a rollout.
+    ahead: rollouts drawn before their turn; fewer are at the start.
+  """
+  return min(number, ahead) * updates + update
 
 
 def _evaluation_is_due(job, done: int, updates: int) -> bool:

@@ -111,12 +111,13 @@ def judge(
   read = lambda d: verdicts.texts_of(
     d, texts, job.tokenizer, job.config.data.template
   )
-  mine = read(drawn)
+  mine, same = read(drawn), np.zeros(len(prompts), bool)
   if other is not None:
+    theirs = read(other)
+    same = np.array([a == b for a, b in zip(mine, theirs, strict=True)], bool)
     found = verdicts.against(
-      tools.judge, texts, mine, read(other), drawn.ended, other.ended, tally,
-      path,
-    )  # fmt: skip
+      tools.judge, texts, mine, theirs, drawn.ended, other.ended, tally, path
+    )
     feedback = found.scores
   else:
     found = verdicts.score(tools.judge, texts, mine, drawn.ended, tally, path)
@@ -136,7 +137,7 @@ def judge(
     "best_worst": lambda: groups_lib.best_worst(prompts, drawn, feedback, mine),
     "against": lambda: groups_lib.against(prompts, drawn, feedback),
     "against_pair": lambda: groups_lib.against_pair(
-      prompts, drawn, other, feedback
+      prompts, drawn, other, feedback, same
     ),
   }
   return Part(make[own.select](), found.scores, feedback, drawn, found)
@@ -276,9 +277,10 @@ def _metrics(parts, chosen: Groups) -> dict[str, float]:
     "judge/equal": alike.mean(),
   }
   if valid.any():
+    numbers["rewards/judge_std"] = scores[valid].std()
+  if valid.any() and not parts[0][0].verdict.relative:
     numbers |= {
       "rewards/judge": scores[valid].mean(),
-      "rewards/judge_std": scores[valid].std(),
       "rewards/shaped": feedback[valid].mean(),
     }
   return {k: float(v) for k, v in numbers.items()}

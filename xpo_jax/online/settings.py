@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from xpo_jax import judge_options
 from xpo_jax.errors import usage_error
 from xpo_jax.fields import FIELDS
 from xpo_jax.methods.registry import Method
@@ -99,6 +100,7 @@ def check(config, method: Method, settings: dict) -> None:
       f"batch.row_length={longest} or shorten them"
     )
   _check_options(config, method, needs)
+  _check_pair_judge(config)
   _check_scores(config)
   _check_steps(config, method, settings)
   _check_held_out(config, method, needs)
@@ -161,6 +163,34 @@ def _check_options(config, method: Method, needs) -> None:
       )
 
 
+def is_relative(config) -> bool:
+  """Whether scores are win rates among a prompt's samples: 1/2 in the mean."""
+  own = config.rollout
+  against = own.select.startswith("against")
+  return config.judge.name in judge_options.PAIRS and not against
+
+
+def meets_reference(config, needs) -> bool:
+  """Whether evaluations hold such samples against the reference's instead."""
+  return is_relative(config) and "reference_logps" in needs
+
+
+def _check_pair_judge(config) -> None:
+  """A judge of two texts has no score for one that stands alone."""
+  mend = "name a judge that scores one, as rating"
+  if config.gold.name in judge_options.PAIRS:
+    raise usage_error(
+      f"gold.name={config.gold.name!r} compares two texts, and gold looks at "
+      f"the policy's alone; {mend}"
+    )
+  if is_relative(config) and config.rollout.completions == 1:
+    raise usage_error(
+      f"judge.name={config.judge.name!r} compares two texts, and rollout."
+      "completions=1 gives it one; set rollout.completions to 2 or more, or "
+      f"{mend}"
+    )
+
+
 def _check_scores(config) -> None:
   """What is done to the scores of a prompt, or decided by them."""
   own, new = config.rollout, config.data.max_completion_length
@@ -220,6 +250,15 @@ def _check_held_out(config, method: Method, needs) -> None:
   if own.patience and not config.gold.name:
     raise usage_error(
       f"rollout.patience={own.patience} watches the gold judge; set gold.name"
+    )
+  if (
+    own.patience and is_relative(config) and not meets_reference(config, needs)
+  ):
+    raise usage_error(
+      f"rollout.patience={own.patience} watches the reward, and judge.name="
+      f"{config.judge.name!r} gives only win rates among a prompt's samples, "
+      "as this run has no reference to compare with; name a judge that scores "
+      "one text, as rating"
     )
 
 

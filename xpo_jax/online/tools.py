@@ -1,6 +1,7 @@
 """What every rollout of a run uses, opened once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import contextlib
 
 import jax
 
@@ -8,24 +9,31 @@ from xpo_jax import judge_config, placement_table, stopping, token_rewards
 from xpo_jax.online import columns, draw, rollout, trunk
 
 
-def make(job, alive: Callable[[], None]) -> rollout.Tools:
-  """Opens the judges, and prints what their models hold.
+def make(job, alive: Callable[[], None], models: Mapping) -> rollout.Tools:
+  """Opens the judges, and prints what all models of the run hold.
+
+  Args:
+    job: of the run.
+    alive: told after every slice of a judge.
+    models: name -> arrays of those that are there already.
 
   Raises:
     XpoError: one cannot be opened, or its tokens are not the policy's.
   """
   online, config = job.online, job.config
-  tokens, before = None, {id(a) for a in jax.live_arrays()}
-  if config.rollout.token_rewards:
-    tokens = token_rewards.open_run(config.rollout.token_rewards, job.tokenizer)
-  judge = gold = None
+  held, source = dict(models), config.rollout.token_rewards
+  tokens = judge = gold = None
+  if source:
+    with _counted(held, "token rewards"):
+      tokens = token_rewards.open_run(source, job.tokenizer)
   if config.judge.name:
-    judge = judge_config.build(config.judge, "judge")
+    with _counted(held, f"judge ({config.judge.name})"):
+      judge = judge_config.build(config.judge, "judge", config.seed)
   if config.gold.name:
-    gold = judge_config.build(config.gold, "gold")
-  weights = [a for a in jax.live_arrays() if id(a) not in before]
-  if weights and jax.process_index() == 0:
-    placement_table.show({"judges and rewards": weights})
+    with _counted(held, f"gold ({config.gold.name})"):
+      gold = judge_config.build(config.gold, "gold", config.seed)
+  if jax.process_index() == 0:
+    placement_table.show(held)
   return rollout.Tools(
     job=job,
     drawer=draw.make_drawer(
@@ -41,6 +49,15 @@ def make(job, alive: Callable[[], None]) -> rollout.Tools:
     token_rewards=tokens,
     alive=alive,
   )
+
+
+@contextlib.contextmanager
+def _counted(held: dict, name: str):
+  """The arrays that the block has put on the devices go to `held`."""
+  before = jax.live_arrays()  # themselves: an id may be given again
+  yield
+  known = {id(a) for a in before}
+  held[name] = [a for a in jax.live_arrays() if id(a) not in known]
 
 
 def heard(built, alive: Callable[[], None] | None = None, told=None):

@@ -20,6 +20,7 @@ class Verdict(NamedTuple):
   texts: list[list[str]]
   metrics: dict[str, float]
   tally: Tally
+  relative: bool = False  # to each other: a prompt's mean says nothing
 
 
 def texts_of(
@@ -65,7 +66,11 @@ def score(
   judge = judge_config.scores(built)
   candidates = _candidates(prompts, texts, ended)
   found, tally = _judged(built, judge, candidates, tally, path)
-  return Verdict(found.scores, texts, _metrics(found, found.scores), tally)
+  relative = built.judge is None
+  metrics = _metrics(found, found.scores)
+  if relative:  # 1/2, whatever the policy says
+    metrics.pop("rewards/judge", None)
+  return Verdict(found.scores, texts, metrics, tally, relative)
 
 
 def against(
