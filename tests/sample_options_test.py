@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from xpo_jax import parallel, pretrained, sample_options
+from xpo_jax.errors import XpoError
 from xpo_jax.models.weights.tokenizer import byte_tokenizer
 
 
@@ -22,6 +23,13 @@ def test_every_option_is_a_keyword_of_sample():
   )
   found = parsed("--top-k=5", "--stop=a, b", "--stop", "\n", "--seed=2")
   assert (found["top_k"], found["stop"]) == (5, ["a, b", "\n"])
+
+
+def test_beams_take_no_noise():
+  found = parsed("--beams=3", "--max-new-tokens=5")
+  assert found == dict(max_new_tokens=5, stop=[], beams=3)
+  with pytest.raises(XpoError, match="--beams=-1 must be >= 0"):
+    parsed("--beams=-1")
 
 
 def test_help_names_them(xpo):

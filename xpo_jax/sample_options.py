@@ -32,6 +32,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     metavar="TEXT",
     help="ends a completion and is cut off; may be repeated",
   )
+  parser.add_argument(
+    "--beams",
+    type=int,
+    default=0,
+    help="so many beams search for the likeliest completion; 0: sample it",
+  )
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
     "--template",
@@ -57,11 +63,15 @@ def check(args: argparse.Namespace) -> None:
     raise usage_error("--stop= is empty; give a text that ends a completion")
   if args.max_new_tokens < 1:
     raise usage_error(f"--max-new-tokens={args.max_new_tokens} must be >= 1")
+  if args.beams < 0:
+    raise usage_error(f"--beams={args.beams} must be >= 0 (0 samples)")
   if args.seed < 0:
     raise usage_error(f"--seed={args.seed} must be >= 0")
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
-  """Keywords of `Pretrained.sample`."""
+  """Keywords of `Pretrained.sample`, or of `likeliest.completions`."""
   names = "max_new_tokens temperature top_p top_k stop seed"
+  if args.beams:
+    names = "max_new_tokens stop beams"
   return {name: getattr(args, name) for name in names.split()}

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from xpo_jax import pretrained, progress, stored
+from xpo_jax import likeliest, pretrained, progress, stored
 from xpo_jax.data import templates
 from xpo_jax.data.records import Message, Prompt
 from xpo_jax.errors import XpoError, usage_error
@@ -74,13 +74,16 @@ def complete(
     model: with a tokenizer.
     template: of `open_model`.
     prompts: texts or conversations.
-    options: of `Pretrained.sample`.
+    options: of `sample_options.options`.
   """
   ids = [np.asarray(template.prompt(p), np.int32) for p in prompts]
   for prompt, row in zip(prompts, ids):
     if not len(row):
       raise usage_error(f"prompt {prompt!r} is empty; give some text")
   end = {"end_id": template.end_id}
+  if "beams" in options:
+    found = likeliest.completions(model, ids, **options, **end)
+    return [texts[0][0] for texts in found]
   return [texts[0] for texts in model.sample(ids, **options, **end)[1]]
 
 
@@ -110,7 +113,7 @@ def loop(
   console = Console(highlight=False)
   console.print(_HELP, style="dim")
   turns: list[Message] = []
-  seed = options["seed"]
+  options = dict(options)
   while (line := _read(console)) not in (None, "/quit"):
     if line == "/reset":
       turns = []
@@ -119,11 +122,12 @@ def loop(
     asked = [*turns, Message("user", line)]
     prompt = tuple(asked) if chats else line
     try:
-      (text,) = complete(model, template, [prompt], options | {"seed": seed})
+      (text,) = complete(model, template, [prompt], options)
     except XpoError as e:
       console.print(Text(f"{e} (/reset starts anew)", style="red"))
       continue
-    seed += 1
+    if "seed" in options:  # beams have none
+      options["seed"] += 1
     turns = [*asked, Message("assistant", text)]
     console.print(Text(progress.plain(text, console)), soft_wrap=True)
 
