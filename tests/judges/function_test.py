@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 import threading
 import time
 
@@ -109,6 +110,21 @@ def test_a_hang_ends(hang):
   start = time.monotonic()
   refused(hang, "no answer within 0.2 s for 4 completions", seconds=0.2)
   assert time.monotonic() - start < 50  # none of them ends by itself
+
+
+def test_an_alarm_that_rings_when_all_is_done(monkeypatch):
+  """It is too late to matter, and the clock does not run on."""
+  set_clock = signal.setitimer
+
+  def late(which, seconds, *more):
+    if not seconds:
+      signal.raise_signal(signal.SIGALRM)
+    return set_clock(which, seconds, *more)
+
+  monkeypatch.setattr(signal, "setitimer", late)
+  found = function.from_function(lengths)(TWO)
+  assert found.scores.tolist() == [[1, 2], [3, 4]]
+  assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_settings():

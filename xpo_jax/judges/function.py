@@ -222,13 +222,19 @@ def _alarm(seconds: float):
   if threading.current_thread() is not threading.main_thread():
     raise usage_error("reward functions run in the main thread only")
 
+  inside = [True]
+
   def ring(*_):
-    raise _TimeUp
+    if inside:
+      raise _TimeUp
 
   before = signal.signal(signal.SIGALRM, ring)
   signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
   try:
-    yield
+    try:
+      yield
+    finally:  # one that rings from here on must not keep the rest from running
+      inside.clear()
   finally:
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
