@@ -189,22 +189,27 @@ def test_a_recipe(name, make, base, monkeypatch, capsys):
   assert all(again[n]["seconds"] == done[n]["seconds"] for n in done)
 
 
-@pytest.mark.parametrize("name", ["instructgpt", "online_dpo"])
+@pytest.mark.parametrize("name", ["instructgpt", "online_dpo", "cai_rl"])
 def test_a_recipe_learns_lora_factors(name, make, base):
   """The reference is the base: exactly the policy before the first step."""
   chosen, folder = make(name), base.parent / f"{name}-lora"
-  chosen.lora.rank = 4
-  chosen.stages.sft.train.steps = 6
-  if name == "instructgpt":
+  if name == "cai_rl":  # whose SFT policy has to say something
+    for stage, own in chosen.stages.items():
+      if "method" in own and stage != "sft":
+        own.lora.rank = 4
+  else:
+    chosen.lora.rank = 4
+    chosen.stages.sft.train.steps = 6
+  if "ppo" in chosen.stages:
     chosen.stages.ppo.rollout.epochs = 1
     chosen.stages.ppo.train.steps = 2
-  pipeline.run(chosen, folder)
+  pipeline.run(chosen, folder, [str(base)])
   last = [n for n in chosen.order if "method" in chosen.stages[n]][-1]
   first = runs.lines(folder / last)[0]
   assert first["kl/k1"] == 0.0 and first["optimizer/gradient_norm"] > 0
   read_run = run_folder.read(folder / last)
   assert set(read_run.policy) == {"lora"} and read_run.model.lora == (4, 2.0)
-  if name == "instructgpt":  # the value model starts as the reward model
+  if "ppo" in chosen.stages:  # the value model starts as the reward model
     reward = run_folder.read(folder / "reward").policy
     start = runs.bits(folder / last)[1]
     assert any("['value']" in key for key in start)
@@ -219,6 +224,36 @@ def test_a_reward_model_of_rejected_texts_alone(make, base):
   head = run_folder.read(folder / "reward").policy["reward_head"]
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(head))
   assert first_loss(folder / "reward") > 0
+
+
+def test_a_reward_model_learns_from_people(make, rows, base, xpo, monkeypatch):
+  """The commands of the README: samples, a person's answers, a recipe."""
+  samples = [
+    {
+      "prompt": row["prompt"],
+      "texts": row["completions"][:2],
+      "scores": [0.0, 1.0],
+      "policy": [0, 0],
+    }
+    for row in map(rated, range(120, 136))
+  ]
+  path, out = base.parent / "samples.jsonl", base.parent / "labels.jsonl"
+  runs.write(path, samples)
+  monkeypatch.setattr("builtins.input", lambda *_: "1")
+  flags_ = (f"--data={path}", f"--out={out}", "--annotator=ann", "--repeat=0")
+  assert xpo("label", *flags_)[0] == 0
+  answers = [(row["prompt"], row["chosen"]) for row in read(out)]
+  chosen = make("reward_model")
+  chosen.stages.reward.data.source = str(out)
+  chosen.stages.reward.data.eval_source = rows["validation"]
+  folder = base.parent / "reward_model-people"
+  pipeline.run(chosen, folder, [str(base)])
+  read_rows, _ = load.load_groups(str(out))
+  assert [(g.prompt, g.completions[0]) for g in read_rows] == answers
+  log = runs.lines(folder / "reward")
+  assert (
+    len([x for x in log if "loss" in x]) == chosen.stages.reward.train.steps
+  )
 
 
 def test_self_rewarding_on_prompts_of_its_own(make, base):
