@@ -62,5 +62,5 @@ def test_it_is_the_same_run(alone, tmp_path, shape, more):
     names = ("loss", "kl/k1", "rewards/judge", "optimizer/gradient_norm")
     for name in names:
       np.testing.assert_allclose(
-        one[name], other[name], rtol=rtol, atol=1e-6, err_msg=name
+        one[name], other[name], rtol=rtol, atol=1e-5, err_msg=name
       )
