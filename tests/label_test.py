@@ -167,14 +167,25 @@ def test_page():
   assert "3 of 9" in shown and "\x1b[2J" not in shown
 
 
-def test_command(tmp_path, xpo, monkeypatch):
-  data = runs.write(tmp_path / "pairs.jsonl", map(runs.pair, range(3)))
-  out = tmp_path / "labels.jsonl"
-  flags = (f"--data={data}", f"--out={out}", "--annotator=ann", "--repeat=0")
-  keys = iter("1t1")
-  monkeypatch.setattr("builtins.input", lambda *_: next(keys))
-  code, text, errors = xpo("label", *flags)
-  assert code == 0 and not errors and f"{out}: 3 answers" in text
+@pytest.fixture
+def labelled(tmp_path, xpo, monkeypatch):
+  """Runs the command on rows of ours; where the answers are."""
+
+  def run(made, typed):
+    data = runs.write(tmp_path / "rows.jsonl", made)
+    out, keys = tmp_path / "labels.jsonl", iter(typed)
+    flags = (f"--data={data}", f"--out={out}", "--annotator=ann", "--repeat=0")
+    monkeypatch.setattr("builtins.input", lambda *_: next(keys))
+    code, text, errors = xpo("label", *flags)
+    assert code == 0 and not errors and f"{out}: 3 answers" in text
+    return out
+
+  return run
+
+
+def test_command(tmp_path, labelled):
+  made = [runs.pair(n) for n in range(3)]
+  out = labelled(made, "1t1")
   found = rows(out)
   assert [r["choice"] == "tie" for r in found] == [False, True, False]
   (with_data,) = json.loads((tmp_path / "labels.agreement.json").read_text())
@@ -183,8 +194,7 @@ def test_command(tmp_path, xpo, monkeypatch):
   assert with_data["agreement"] == np.mean([right[0], right[2]])
   # A row that was being written when the machine went down is asked again.
   out.write_text(out.read_text()[:-9])
-  keys = iter("t")
-  assert xpo("label", *flags)[0] == 0
+  labelled(made, "t")
   assert [r["choice"] == "tie" for r in rows(out)] == [False, True, True]
 
 
@@ -199,7 +209,7 @@ def drawn(n, texts, scores):
   }
 
 
-def test_samples_of_a_stage(tmp_path, xpo, monkeypatch):
+def test_samples_of_a_stage(tmp_path, labelled):
   """Texts that say nothing, or the same, are not shown; scores are labels."""
   made = [
     drawn(0, [" good", "", " bad"], [2.0, None, 1.0]),
@@ -207,13 +217,7 @@ def test_samples_of_a_stage(tmp_path, xpo, monkeypatch):
     drawn(2, [" same", " same", "</s>"], [1.0, 1.0, 0.0]),
     drawn(3, [" low", " low", " high"], [-1.0, -1.0, 3.0]),
   ]
-  data = runs.write(tmp_path / "samples.jsonl", made)
-  out = tmp_path / "labels.jsonl"
-  flags = (f"--data={data}", f"--out={out}", "--annotator=ann", "--repeat=0")
-  keys = iter("111")
-  monkeypatch.setattr("builtins.input", lambda *_: next(keys))
-  code, text, errors = xpo("label", *flags)
-  assert code == 0 and not errors and f"{out}: 3 answers" in text
+  out = labelled(made, "111")
   found = rows(out)
   assert [(r["prompt"], set(r["texts"])) for r in found] == [
     ("Row 0:", {" good", " bad"}),

@@ -30,6 +30,9 @@ def test_beams_take_no_noise():
   assert found == dict(max_new_tokens=5, stop=[], beams=3)
   with pytest.raises(XpoError, match="--beams=-1 must be >= 0"):
     parsed("--beams=-1")
+  for flag in ("--temperature=1.0", "--top-p=0.5", "--top-k=3", "--seed=2"):
+    with pytest.raises(XpoError, match=f"{flag}: --beams draws nothing"):
+      parsed("--beams=3", flag)
 
 
 def test_help_names_them(xpo):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from xpo_jax.errors import usage_error
 from xpo_jax.models.model import Weights
 from xpo_jax.pretrained import Pretrained
 from xpo_jax.rollout import requests, search, stops
@@ -32,12 +31,7 @@ def completions(
   Raises:
     XpoError: a prompt leaves no room for the new tokens.
   """
-  longest, room = max(map(len, ids)), model.model.config.max_length
-  if longest + max_new_tokens > room:
-    raise usage_error(
-      f"beams: prompt of {longest} tokens + max_new_tokens={max_new_tokens} "
-      f"exceed the model's context of {room}; shorten one of them"
-    )
+  requests.check_room(ids, max_new_tokens, model.model.config.max_length)
   how = search.Beams(beams, max_new_tokens, end_id)
   weights = Weights({}, model.params)
   found, totals = jax.tree.map(

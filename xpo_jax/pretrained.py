@@ -145,13 +145,7 @@ class Pretrained:
     ids = [self._prompt_ids(p) if isinstance(p, str) else p for p in prompts]
     if not ids:
       raise usage_error("generate: no prompts; give at least one text")
-    longest = max(len(x) for x in ids)
-    if longest + max_new_tokens > self.model.config.max_length:
-      raise usage_error(
-        f"generate: prompt of {longest} tokens + max_new_tokens="
-        f"{max_new_tokens} exceed the model's context of "
-        f"{self.model.config.max_length}; shorten one of them"
-      )
+    requests.check_room(ids, max_new_tokens, self.model.config.max_length)
     how = sampler.Sampling(
       completions=completions,
       max_new_tokens=max_new_tokens,

@@ -6,6 +6,14 @@ from typing import Any
 
 from xpo_jax.errors import usage_error
 
+# What only a draw needs, which beams are not.
+DRAWS: dict[str, Any] = {
+  "temperature": 0.7,
+  "top_p": 1.0,
+  "top_k": 0,
+  "seed": 0,
+}
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """What to sample from, and how."""
@@ -19,11 +27,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument("--max-new-tokens", type=int, default=128)
   parser.add_argument(
-    "--temperature", type=float, default=0.7, help="0: the likeliest token"
+    "--temperature", type=float, help="0: the likeliest token"
   )
-  parser.add_argument("--top-p", type=float, default=1.0, help="in (0, 1]")
+  parser.add_argument("--top-p", type=float, help="in (0, 1]")
   parser.add_argument(
-    "--top-k", type=int, default=0, help="of the likeliest tokens; 0: of all"
+    "--top-k", type=int, help="of the likeliest tokens; 0: of all"
   )
   parser.add_argument(
     "--stop",
@@ -38,7 +46,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default=0,
     help="so many beams search for the likeliest completion; 0: sample it",
   )
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--seed", type=int)
+  parser.set_defaults(**DRAWS)
   parser.add_argument(
     "--template",
     default="auto",
@@ -65,13 +74,17 @@ def check(args: argparse.Namespace) -> None:
     raise usage_error(f"--max-new-tokens={args.max_new_tokens} must be >= 1")
   if args.beams < 0:
     raise usage_error(f"--beams={args.beams} must be >= 0 (0 samples)")
+  for name, default in DRAWS.items():
+    if args.beams and getattr(args, name) != default:
+      raise usage_error(
+        f"--{name.replace('_', '-')}={getattr(args, name)}: --beams draws "
+        "nothing; leave one of them out"
+      )
   if args.seed < 0:
     raise usage_error(f"--seed={args.seed} must be >= 0")
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
   """Keywords of `Pretrained.sample`, or of `likeliest.completions`."""
-  names = "max_new_tokens temperature top_p top_k stop seed"
-  if args.beams:
-    names = "max_new_tokens stop beams"
-  return {name: getattr(args, name) for name in names.split()}
+  names = ("max_new_tokens", "stop", *(["beams"] if args.beams else DRAWS))
+  return {name: getattr(args, name) for name in names}

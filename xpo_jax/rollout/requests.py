@@ -32,6 +32,23 @@ def check(
       raise usage_error(f"{name}={value!r}: must be {words}")
 
 
+def check_room(
+  ids: Sequence[np.ndarray], max_new_tokens: int, context: int
+) -> None:
+  """Whether a model of `context` tokens can read all that is asked.
+
+  Raises:
+    XpoError: the longest of the prompts leaves no room for the new tokens.
+  """
+  longest = max(map(len, ids))
+  if longest + max_new_tokens > context:
+    raise usage_error(
+      f"generate: prompt of {longest} tokens + max_new_tokens="
+      f"{max_new_tokens} exceed the model's context of {context}; shorten one "
+      "of them"
+    )
+
+
 def pad(ids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   """Prompts of any lengths -> int32 [B, P] and lengths [B].
 
